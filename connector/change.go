@@ -1,0 +1,118 @@
+package connector
+
+import "time"
+
+// Op is what happened to a row.
+type Op uint8
+
+// The operations. Snapshot is a row that a backfill read.
+const (
+	Insert Op = iota + 1
+	Update
+	Delete
+	Snapshot
+)
+
+// Ops lists the operations by the names that a mapping's `on` uses.
+var Ops = map[string]Op{"insert": Insert, "update": Update, "delete": Delete, "snapshot": Snapshot}
+
+// String gives the name that a mapping's `on` uses.
+func (o Op) String() string {
+	switch o {
+	case Insert:
+		return "insert"
+	case Update:
+		return "update"
+	case Delete:
+		return "delete"
+	case Snapshot:
+		return "snapshot"
+	}
+	return "none"
+}
+
+// Identity is a table's replica identity, with PostgreSQL's own letters (pg_class.relreplident).
+type Identity byte
+
+// The replica identities.
+const (
+	IdentityDefault Identity = 'd'
+	IdentityNothing Identity = 'n'
+	IdentityFull    Identity = 'f'
+	IdentityIndex   Identity = 'i'
+)
+
+// Column is one column of a table.
+type Column struct {
+	Name string
+	// TypeOID is the column's type as the table declares it.
+	TypeOID uint32
+	// BaseOID is TypeOID with domains resolved; an enum counts as text. It equals TypeOID where nothing more is known.
+	BaseOID uint32
+	// TypeName is for messages: numeric(10,2), timestamp with time zone.
+	TypeName string
+	// Key says that the replica identity carries the column: under FULL every column does.
+	Key bool
+}
+
+// Table is the shape of a table at one time: a change's Table says how its row looked when it was written. Two shapes of one
+// table are two *Table; a *Table never changes once it was handed over, so it may serve as a map key.
+type Table struct {
+	OID      uint32
+	Schema   string
+	Name     string
+	Identity Identity
+	Columns  []Column
+}
+
+// String gives schema.name, unquoted, for messages.
+func (t *Table) String() string { return t.Schema + "." + t.Name }
+
+// Column gives the index of the named column, or -1.
+func (t *Table) Column(name string) int {
+	for i := range t.Columns {
+		if t.Columns[i].Name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// DatumKind says what PostgreSQL sent for a column.
+type DatumKind uint8
+
+// What a column may hold. Absent and Unchanged are both unknown, which is never null: Absent was not sent at all (an old row of
+// which only the identity came), Unchanged is a TOASTed value that an update left alone and that no old row supplied.
+const (
+	Absent DatumKind = iota
+	Null
+	Text
+	Unchanged
+)
+
+// Datum is one column's value in PostgreSQL's text format, as the replication connection's settings write it (datestyle ISO,
+// intervalstyle iso_8601, timezone UTC, extra_float_digits 3, bytea_output hex, UTF-8).
+type Datum struct {
+	Kind DatumKind
+	// Text is set for Kind Text only.
+	Text []byte
+}
+
+// Tuple is a row: one datum a column, in the order of its Table's columns. A nil Tuple is no row.
+type Tuple []Datum
+
+// Change is one row's insert, update, delete or snapshot read.
+//
+// Tuples and their bytes belong to the source and are valid only during the call that hands the change over; who needs
+// them longer copies them.
+type Change struct {
+	Position   Position
+	CommitTime time.Time // zero for a snapshot
+	Op         Op
+	Table      *Table
+	// New is the row after the change; nil on delete.
+	New Tuple
+	// Old is the row before the change; nil on insert and snapshot. On update it is never nil: where PostgreSQL sent no old row, it
+	// holds the identity's columns (which stayed as they were) and the rest is Absent.
+	Old Tuple
+}

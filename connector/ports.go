@@ -1,0 +1,166 @@
+package connector
+
+import (
+	"context"
+	"time"
+)
+
+// Source streams changes: package postgres.
+type Source interface {
+	// Run streams from where sink says until ctx ends, reconnecting with backoff on what passes. It returns nil after ctx ended and
+	// sink.Finished was closed (the last confirmation is then sent), and an error only for what waiting can't cure.
+	Run(ctx context.Context, sink Sink) error
+}
+
+// Sink is what a source hands its stream to. All methods but Finished and Confirmed are called from one goroutine, in stream order.
+type Sink interface {
+	// Resume is called before each (re)connection starts to stream, and gives the LSN to ask the server for.
+	Resume() LSN
+	// Change takes one change. It does not block and does not keep c.
+	Change(c *Change) error
+	// Commit ends a transaction: all its changes were handed over. end is its end LSN, which may be confirmed once they are settled.
+	Commit(commit, end LSN, at time.Time)
+	// KeepAlive takes the server's WAL end from a keep-alive message that came between two transactions: it may be confirmed once all
+	// that came before it is settled.
+	KeepAlive(walEnd LSN)
+	// Dry says that all that the server has sent so far was handed over: what waits for a fuller batch goes out now.
+	Dry()
+	// Room gives nil when the next change may be handed over, else a channel that is closed when it may be asked again.
+	Room() <-chan struct{}
+	// Confirmed gives the LSN that the checkpoint on disk covers: PostgreSQL may be told no more.
+	Confirmed() LSN
+	// Finished is closed when, after the end of ctx, the last checkpoint is written.
+	Finished() <-chan struct{}
+}
+
+// Mapper turns changes into records: package mapping.
+type Mapper interface {
+	// Map appends to out what the mappings make of c. Called from one goroutine. It never blocks and does no I/O. A change that
+	// can't be mapped becomes a dead letter of class mapping in out; an error means that the stream must stop.
+	Map(c *Change, out *Output) error
+}
+
+// Output is what a mapper made of one change. The slices are reused; the records and letters are not.
+type Output struct {
+	Records []*Record
+	Letters []*DeadLetter
+}
+
+// Reset empties out for the next change.
+func (out *Output) Reset() {
+	out.Records, out.Letters = out.Records[:0], out.Letters[:0]
+}
+
+// Deliverer brings records to the platform: package delivery.
+type Deliverer interface {
+	// Run sends until ctx ends, then finishes the requests in flight and returns.
+	// It returns an error only for what waiting can't cure.
+	Run(ctx context.Context) error
+	// Submit takes the records of one change, in commit order. It does not block. Each of them ends in exactly one call of the
+	// settle function that the deliverer was made with.
+	Submit(records []*Record)
+	// Flush lets partly filled batches go out.
+	Flush()
+	// Room is as Sink.Room.
+	Room() <-chan struct{}
+}
+
+// Platform speaks the platform's HTTP contract: package platform. Safe for concurrent use.
+type Platform interface {
+	// Send makes one request and reads the answer. It refreshes the token by itself, once. It blocks at most for the configured
+	// time-out (and for the rate limit). When ctx ends it returns early, as a cut.
+	Send(ctx context.Context, req *Request) Answer
+	// Probe asks whether an endpoint for points is back, with a request that can't be applied. Delivered means it is.
+	Probe(ctx context.Context, endpoint Endpoint) Answer
+}
+
+// Store keeps what must survive a crash: package state. Safe for concurrent use; concurrent calls share one commit.
+// A method that returns nil has its effect on stable storage.
+type Store interface {
+	// Load gives what the store knew when the process started.
+	Load(ctx context.Context) (*Saved, error)
+	// SaveCheckpoint writes the checkpoint, and forgets the intents, the outcomes of points that it covers.
+	SaveCheckpoint(ctx context.Context, cp *Checkpoint) error
+	// Intend notes that points are about to be sent.
+	Intend(ctx context.Context, ids []RecordID) error
+	// Outcome notes that a point needs no more work, or (applied false) that it was surely not applied and its intent is void. It
+	// does not wait for the disk, but is on it no later than any later call that does.
+	Outcome(id RecordID, applied bool)
+	// SetAside stores dead letters and, for points, their outcome. A letter for a record that has one already (open or closed) changes nothing.
+	SetAside(ctx context.Context, letters []*DeadLetter) error
+}
+
+// Known is what a store knows of a record.
+type Known uint8
+
+// What may be known of a record beyond the checkpoint.
+const (
+	Unknown Known = iota
+	// Intended: a point that may have been sent, outcome unknown.
+	Intended
+	// Applied: a point that was sent and needs no more work.
+	Applied
+	// Lettered: the record is a dead letter, open or closed.
+	Lettered
+)
+
+// Saved is what a store knew when the process started.
+type Saved struct {
+	// Checkpoint is nil where none was written yet.
+	Checkpoint *Checkpoint
+	// Known holds what is known of records that the checkpoint does not cover, under RecordID.Key.
+	Known map[RecordKey]Known
+}
+
+// RecordKey is RecordID made comparable.
+type RecordKey struct {
+	Mapping    string
+	Position   Position
+	CommitTime int64 // unix microseconds
+	Number     int
+}
+
+// Key makes the id comparable.
+func (id RecordID) Key() RecordKey {
+	return RecordKey{id.Mapping, id.Position, id.CommitTime.UnixMicro(), id.Number}
+}
+
+// Lineage says which history a checkpoint belongs to.
+type Lineage struct {
+	SystemID string `json:"systemId"`
+	Database string `json:"database"`
+	Slot     string `json:"slot"`
+}
+
+// Checkpoint is the position up to which every change is settled, and what is settled beyond it.
+type Checkpoint struct {
+	Lineage Lineage
+	// Settled: every change up to and including it is settled.
+	Settled Position
+	// Ranges are settled too; ascending, apart, all beyond Settled.
+	Ranges []Range
+	// Partial are the settled records of changes that are not settled.
+	Partial []RecordKey
+	// Flush is the LSN that PostgreSQL may be told; never ahead of Settled.
+	Flush LSN
+	// CommitTime is when the last settled change in order was committed; zero before the first.
+	CommitTime time.Time
+	// Written is when the checkpoint was written.
+	Written time.Time
+}
+
+// Range is a run of settled changes, both ends included.
+type Range struct{ From, To Position }
+
+// Covers reports whether the change at p is settled.
+func (cp *Checkpoint) Covers(p Position) bool {
+	if p.Compare(cp.Settled) <= 0 {
+		return true
+	}
+	for _, r := range cp.Ranges {
+		if p.Compare(r.From) >= 0 && p.Compare(r.To) <= 0 {
+			return true
+		}
+	}
+	return false
+}

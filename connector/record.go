@@ -1,0 +1,136 @@
+package connector
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Kind is what a record is to the platform.
+type Kind uint8
+
+// The kinds of records.
+const (
+	Point Kind = iota + 1
+	Event
+	GroupRelation
+)
+
+// String gives the key under which a mapping declares the kind.
+func (k Kind) String() string {
+	switch k {
+	case Point:
+		return "point"
+	case Event:
+		return "event"
+	case GroupRelation:
+		return "groupRelation"
+	}
+	return "none"
+}
+
+// KindOf is the inverse of Kind.String; 0 for another name.
+func KindOf(name string) Kind {
+	for _, k := range []Kind{Point, Event, GroupRelation} {
+		if k.String() == name {
+			return k
+		}
+	}
+	return 0
+}
+
+// RecordID names a record for good: the Number-th record that the mapping made from the change at Position. CommitTime belongs to
+// the name because LSNs come again after a failover with loss.
+type RecordID struct {
+	Mapping    string
+	Position   Position
+	CommitTime time.Time // in UTC, to the microsecond; compare with Equal or as UnixMicro
+	Number     int
+}
+
+// Record is one payload that a mapping made from one change.
+//
+// Whoever is handed a record owns it until it is settled; nobody changes it after the mapper has let go of it.
+type Record struct {
+	RecordID
+	Kind Kind
+	// Payload is the JSON of the point's body, of the event, or of the group relation item.
+	Payload []byte
+	// Envelope is the JSON object for publicParams (for a group relation with optType in it); empty for points. Only records of one
+	// kind and one envelope share a request.
+	Envelope string
+	// OptType is add, update or delete for a group relation, else empty.
+	OptType string
+	// Keys are hashes (KeyHash) of the customer's identity values, or of orderBy: records that share any of them are sent one
+	// after the other, in commit order. Never empty for a record that names a customer.
+	Keys []uint64
+	// Decrease says that the point is negative: its payload carries the absolute value, and it goes to paths.pointDecrease.
+	Decrease bool
+	// Resend says that an uncertain point is sent again rather than set aside (the mapping's `uncertain: resend`).
+	Resend bool
+}
+
+// KeyHash hashes one order key, FNV-1a with 64 bits: the same in every process, because dead letters keep it. Two values that
+// collide are only kept in order needlessly.
+func KeyHash[T ~string | ~[]byte](value T) uint64 {
+	h := uint64(14695981039346656037)
+	for i := 0; i < len(value); i++ {
+		h = (h ^ uint64(value[i])) * 1099511628211
+	}
+	return h
+}
+
+// Class says why a record is a dead letter.
+type Class string
+
+// The classes of dead letters.
+const (
+	// ClassMapping: an expression failed or a required value is null; the letter holds the change, there is no payload.
+	ClassMapping Class = "mapping"
+	// ClassRejected: the platform refused this record alone.
+	ClassRejected Class = "rejected"
+	// ClassUncertain: a point that may or may not have been applied.
+	ClassUncertain Class = "uncertain"
+	// ClassFailing: a record that alone kept failing as in an outage.
+	ClassFailing Class = "failing"
+)
+
+// Classes lists all classes.
+var Classes = []Class{ClassMapping, ClassRejected, ClassUncertain, ClassFailing}
+
+// DeadLetter is a record that was set aside, with the reason.
+type DeadLetter struct {
+	// ID is given by the store; 0 before.
+	ID int64
+	RecordID
+	Class Class
+	Kind  Kind
+	// Table is schema.name.
+	Table string
+	// Reason says in plain words what failed and what cures it. It holds no row values: it is logged.
+	Reason string
+	// Payload, Envelope, OptType, Keys, Decrease are the record's; empty for ClassMapping.
+	Payload  json.RawMessage
+	Envelope string
+	OptType  string
+	Keys     []uint64
+	Decrease bool
+	// Change is the change as ChangeJSON writes it; for ClassMapping only.
+	Change json.RawMessage
+	// Attempts counts the requests that carried the record.
+	Attempts int
+	// Answer is the last answer to the record, if there was one.
+	Answer *LetterAnswer
+	// Created and Closed: Closed is zero while the letter is open.
+	Created, Closed time.Time
+	// Resolution says how a closed letter was closed: delivered or dropped.
+	Resolution string
+}
+
+// LetterAnswer is what the platform answered to a record that was set aside.
+type LetterAnswer struct {
+	HTTPStatus int    `json:"httpStatus,omitempty"`
+	Code       string `json:"code,omitempty"`
+	Msg        string `json:"msg,omitempty"`
+	// Error is the failure of the transport where there was no answer.
+	Error string `json:"error,omitempty"`
+}

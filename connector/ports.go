@@ -110,6 +110,8 @@ type Saved struct {
 	Checkpoint *Checkpoint
 	// Known holds what is known of records that the checkpoint does not cover, under RecordID.Key.
 	Known map[RecordKey]Known
+	// OpenLetters counts the open dead letters.
+	OpenLetters int
 }
 
 // RecordKey is RecordID made comparable.

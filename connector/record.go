@@ -67,6 +67,17 @@ type Record struct {
 	Decrease bool
 	// Resend says that an uncertain point is sent again rather than set aside (the mapping's `uncertain: resend`).
 	Resend bool
+	// Table is schema.name of the changed table, for messages and dead letters.
+	Table string
+
+	change *openChange // set and read by the pipeline
+}
+
+// Letter makes the dead letter of a record that is set aside.
+func (r *Record) Letter(class Class, reason string, answer *LetterAnswer, attempts int) *DeadLetter {
+	return &DeadLetter{RecordID: r.RecordID, Class: class, Kind: r.Kind, Table: r.Table, Reason: reason, Payload: r.Payload,
+		Envelope: r.Envelope, OptType: r.OptType, Keys: r.Keys, Decrease: r.Decrease, Attempts: attempts, Answer: answer,
+		Created: time.Now().UTC()}
 }
 
 // KeyHash hashes one order key, FNV-1a with 64 bits: the same in every process, because dead letters keep it. Two values that

@@ -1,0 +1,514 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// memory is a store that remembers what it was told, and can be made to fail.
+type memory struct {
+	mu      sync.Mutex
+	intents map[connector.RecordKey]bool
+	applied map[connector.RecordKey]bool
+	letters []*connector.DeadLetter
+	fail    int // so many calls fail
+}
+
+func newMemory() *memory {
+	return &memory{intents: map[connector.RecordKey]bool{}, applied: map[connector.RecordKey]bool{}}
+}
+
+var errDisk = errors.New("no space left on device")
+
+func (m *memory) failing() bool {
+	if m.fail > 0 {
+		m.fail--
+		return true
+	}
+	return false
+}
+
+func (m *memory) Load(context.Context) (*connector.Saved, error)              { return nil, nil }
+func (m *memory) SaveCheckpoint(context.Context, *connector.Checkpoint) error { return nil }
+func (m *memory) Intend(_ context.Context, ids []connector.RecordID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.failing() {
+		return errDisk
+	}
+	for _, id := range ids {
+		m.intents[id.Key()] = true
+	}
+	return nil
+}
+func (m *memory) Outcome(id connector.RecordID, applied bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if applied {
+		m.applied[id.Key()] = true
+	} else {
+		delete(m.intents, id.Key())
+	}
+}
+func (m *memory) SetAside(_ context.Context, letters []*connector.DeadLetter) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.failing() {
+		return errDisk
+	}
+	m.letters = append(m.letters, letters...)
+	return nil
+}
+
+// fake is a platform whose answers a test decides; it checks what must hold for any request.
+type fake struct {
+	t      *testing.T
+	store  *memory
+	answer func(n int, req *connector.Request) connector.Answer
+	probe  func() connector.Answer
+
+	mu       sync.Mutex
+	n        int
+	inFlight map[uint64]bool
+	requests []*connector.Request
+	applied  []*connector.Record
+	probes   int
+}
+
+func (f *fake) Send(_ context.Context, req *connector.Request) connector.Answer {
+	f.mu.Lock()
+	f.n++
+	n := f.n
+	f.requests = append(f.requests, req)
+	mine := map[uint64]bool{}
+	updates := map[uint64]bool{}
+	for _, r := range req.Records {
+		if r.Endpoint() != req.Endpoint || r.Envelope != req.Envelope {
+			f.t.Errorf("record %v shares a request with another endpoint or envelope", r.Key())
+		}
+		for _, k := range r.Keys {
+			if f.inFlight[k] {
+				f.t.Errorf("two requests in flight carry key %d", k)
+			}
+			if r.OptType == "update" && updates[k] {
+				f.t.Errorf("two updates of key %d share a request", k)
+			}
+			mine[k], updates[k] = true, r.OptType == "update"
+		}
+		if r.Kind == connector.Point && f.store != nil {
+			f.store.mu.Lock()
+			if !f.store.intents[r.Key()] {
+				f.t.Errorf("point %v left without an intent in the store", r.Key())
+			}
+			f.store.mu.Unlock()
+		}
+	}
+	for k := range mine {
+		f.inFlight[k] = true
+	}
+	f.mu.Unlock()
+	a := f.answer(n, req)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for k := range mine {
+		delete(f.inFlight, k)
+	}
+	for i, r := range req.Records {
+		if a.Verdict == connector.Delivered || (a.Verdict == connector.Partly && !slices.Contains(a.Failed, i)) {
+			f.applied = append(f.applied, r)
+		}
+	}
+	return a
+}
+
+func (f *fake) Probe(context.Context, connector.Endpoint) connector.Answer {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.probes++
+	if f.probe == nil {
+		return connector.Answer{Verdict: connector.Delivered}
+	}
+	return f.probe()
+}
+
+type rig struct {
+	*Delivery
+	fake    *fake
+	store   *memory
+	settled chan *connector.Record
+	stop    func()
+}
+
+func start(t *testing.T, cfg Config, answer func(n int, req *connector.Request) connector.Answer) *rig {
+	t.Helper()
+	if cfg.MaxPending == 0 {
+		cfg.MaxPending = 20000
+	}
+	if cfg.MaxPendingBytes == 0 {
+		cfg.MaxPendingBytes = 8 << 20
+	}
+	if cfg.MaxBatchBytes == 0 {
+		cfg.MaxBatchBytes = 1 << 20
+	}
+	if cfg.MaxBatch == 0 {
+		cfg.MaxBatch = 500
+	}
+	if cfg.Concurrency == 0 {
+		cfg.Concurrency = 4
+	}
+	cfg.PointConcurrency, cfg.MaxDeadLetters, cfg.ShutdownTimeout = 8, max(cfg.MaxDeadLetters, 1000), time.Second
+	cfg.BackoffInitial, cfg.BackoffMax = time.Millisecond, 5*time.Millisecond
+	r := &rig{store: newMemory(), settled: make(chan *connector.Record, 100_000)}
+	r.fake = &fake{t: t, store: r.store, answer: answer, inFlight: map[uint64]bool{}}
+	log := slog.New(slog.DiscardHandler)
+	r.Delivery = New(cfg, Ports{Platform: r.fake, Store: r.store, Settle: func(rec *connector.Record) { r.settled <- rec },
+		CountOpen: func(context.Context) (int, error) { return 0, nil }, Alarms: connector.NewAlarms(log), Log: log}, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- r.Run(ctx) }()
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(r.stop)
+	return r
+}
+
+// wait takes n settlements, each record once.
+func (r *rig) wait(t *testing.T, n int) {
+	t.Helper()
+	seen := map[connector.RecordKey]bool{}
+	timeout := time.After(30 * time.Second)
+	for range n {
+		select {
+		case rec := <-r.settled:
+			if seen[rec.Key()] {
+				t.Fatalf("%v was settled twice", rec.Key())
+			}
+			seen[rec.Key()] = true
+		case <-timeout:
+			t.Fatalf("%d of %d records were settled; %+v", len(seen), n, r.Stats())
+		}
+	}
+	if s := r.Stats(); s.Pending != 0 || s.PendingBytes != 0 || len(r.queue.lines) != 0 {
+		t.Fatalf("all is settled, yet %+v, %d lines", s, len(r.queue.lines))
+	}
+}
+
+func delivered(int, *connector.Request) connector.Answer {
+	return connector.Answer{Verdict: connector.Delivered, HTTPStatus: 200, Code: "200"}
+}
+
+func event(n int, keys ...uint64) *connector.Record {
+	return &connector.Record{RecordID: connector.RecordID{Mapping: "e", Position: connector.Position{Commit: 1, Index: uint32(n)}},
+		Kind: connector.Event, Payload: []byte(`{"eventKey":"c_buy"}`), Envelope: "{}", Keys: keys}
+}
+
+func group(n int, opt string, keys ...uint64) *connector.Record {
+	r := event(n, keys...)
+	r.Kind, r.OptType, r.Envelope = connector.GroupRelation, opt, `{"optType":"`+opt+`"}`
+	return r
+}
+
+func point(n int, keys ...uint64) *connector.Record {
+	r := event(n, keys...)
+	r.Kind, r.Envelope = connector.Point, ""
+	return r
+}
+
+// checkOrder checks that each key's records were applied in the order of their positions.
+func (f *fake) checkOrder(t *testing.T) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	last := map[uint64]connector.Position{}
+	for _, r := range f.applied {
+		for _, k := range r.Keys {
+			if p, ok := last[k]; ok && p.Compare(r.Position) >= 0 {
+				t.Fatalf("key %d: %s was applied after %s", k, r.Position, p)
+			}
+			last[k] = r.Position
+		}
+	}
+}
+
+// TestOrderUnderFaults submits records of all kinds for few customers, some with two identities, to a platform that answers in every way at
+// random: each record ends settled exactly once, and what was applied was applied in order, once.
+func TestOrderUnderFaults(t *testing.T) {
+	for seed := range uint64(8) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			var mu sync.Mutex
+			r := rand.New(rand.NewPCG(seed, 2))
+			rig := start(t, Config{Concurrency: 8, MaxBatch: 20, MaxPending: 400}, func(n int, req *connector.Request) connector.Answer {
+				mu.Lock()
+				defer mu.Unlock()
+				switch r.IntN(12) {
+				case 0:
+					return connector.Answer{Verdict: connector.Outage, NotApplied: true, Err: errors.New("refused")}
+				case 1:
+					return connector.Answer{Verdict: connector.Rejected, NotApplied: true, Code: "400"}
+				case 2:
+					return connector.Answer{Verdict: connector.SlowDown, NotApplied: true}
+				case 3:
+					return connector.Answer{Verdict: connector.TokenRefused, NotApplied: true}
+				case 4:
+					if req.Endpoint == connector.GroupRelationEndpoint {
+						return connector.Answer{Verdict: connector.Partly, Failed: []int{r.IntN(len(req.Records))}}
+					}
+				case 5:
+					return connector.Answer{Verdict: connector.SetupWrong, NotApplied: true}
+				case 6:
+					return connector.Answer{Verdict: connector.TooBig, NotApplied: true}
+				}
+				return delivered(n, req)
+			})
+			const n = 2000
+			for i := range n {
+				mu.Lock()
+				keys := []uint64{uint64(r.IntN(40))}
+				if r.IntN(3) == 0 {
+					keys = append(keys, 100+uint64(r.IntN(10)))
+				}
+				kind := r.IntN(5)
+				mu.Unlock()
+				var rec *connector.Record
+				switch kind {
+				case 0:
+					rec = point(i, keys...)
+				case 1:
+					rec = event(i, keys...)
+				default:
+					rec = group(i, []string{"add", "update", "delete"}[kind-2], keys...)
+				}
+				if room := rig.Room(); room != nil {
+					<-room
+				}
+				rig.Submit([]*connector.Record{rec})
+			}
+			rig.Flush()
+			rig.wait(t, n)
+			rig.fake.checkOrder(t)
+			rig.fake.mu.Lock()
+			defer rig.fake.mu.Unlock()
+			once := map[connector.RecordKey]int{}
+			for _, rec := range rig.fake.applied {
+				once[rec.Key()]++
+			}
+			for _, l := range rig.store.letters {
+				once[l.Key()]++
+			}
+			if len(once) != n {
+				t.Fatalf("%d of %d records were applied or set aside", len(once), n)
+			}
+			for k, c := range once {
+				if c != 1 {
+					t.Errorf("%v was applied or set aside %d times", k, c)
+				}
+			}
+		})
+	}
+}
+
+// TestSplitFindsCulprits: k bad records among n cost at most 2*k*ceil(log2 n) requests more, and they alone become dead letters.
+func TestSplitFindsCulprits(t *testing.T) {
+	bad := map[uint32]bool{3: true, 250: true, 499: true}
+	rig := start(t, Config{Concurrency: 1}, func(n int, req *connector.Request) connector.Answer {
+		for _, r := range req.Records {
+			if bad[r.Position.Index] {
+				return connector.Answer{Verdict: connector.Rejected, NotApplied: true, Code: "400", Msg: "bad"}
+			}
+		}
+		return delivered(n, req)
+	})
+	records := make([]*connector.Record, 500)
+	for i := range records {
+		records[i] = event(i, uint64(i))
+	}
+	rig.Submit(records)
+	rig.Flush()
+	rig.wait(t, 500)
+	if got, most := len(rig.fake.requests), 1+2*3*9; got > most {
+		t.Errorf("%d requests, at most %d", got, most)
+	}
+	if len(rig.fake.applied) != 497 || len(rig.store.letters) != 3 {
+		t.Fatalf("%d applied, %d dead letters", len(rig.fake.applied), len(rig.store.letters))
+	}
+	for _, l := range rig.store.letters {
+		if !bad[l.Position.Index] || l.Class != connector.ClassRejected || l.Answer.Msg != "bad" || l.Attempts < 9 {
+			t.Errorf("dead letter %+v", l)
+		}
+	}
+}
+
+// TestBatchesFillUp: while a request is in flight the records that come wait together; an idle sender sends at once.
+func TestBatchesFillUp(t *testing.T) {
+	entered, release := make(chan int, 10), make(chan struct{})
+	rig := start(t, Config{Concurrency: 1}, func(n int, req *connector.Request) connector.Answer {
+		entered <- len(req.Records)
+		<-release
+		return delivered(n, req)
+	})
+	rig.Submit([]*connector.Record{event(0, 1)})
+	rig.Flush()
+	if got := <-entered; got != 1 {
+		t.Fatalf("first request carries %d", got)
+	}
+	for i := range 499 {
+		rig.Submit([]*connector.Record{event(1+i, 2+uint64(i%7))})
+	}
+	rig.Flush()
+	close(release)
+	if got := <-entered; got != 499 {
+		t.Fatalf("second request carries %d", got)
+	}
+	rig.wait(t, 500)
+	rig.fake.checkOrder(t)
+}
+
+// TestBatchBytes: a request keeps under MaxBatchBytes, and a record that alone is over it goes alone.
+func TestBatchBytes(t *testing.T) {
+	rig := start(t, Config{Concurrency: 1, MaxBatchBytes: 1000}, func(n int, req *connector.Request) connector.Answer {
+		size := 0
+		for _, r := range req.Records {
+			size += len(r.Payload) + 1
+		}
+		if size > 1000 && len(req.Records) > 1 {
+			t.Errorf("%d records of %d bytes in a request", len(req.Records), size)
+		}
+		return delivered(n, req)
+	})
+	for i := range 100 {
+		r := event(i, uint64(i))
+		r.Payload = make([]byte, 100+i*13)
+		rig.Submit([]*connector.Record{r})
+	}
+	rig.Flush()
+	rig.wait(t, 100)
+}
+
+// TestUncertainPoint: a point that may have been applied is set aside and not sent again, unless its mapping says so.
+func TestUncertainPoint(t *testing.T) {
+	for _, resend := range []bool{false, true} {
+		rig := start(t, Config{}, func(n int, req *connector.Request) connector.Answer {
+			if n == 1 {
+				return connector.Answer{Verdict: connector.Outage, HTTPStatus: 502}
+			}
+			return delivered(n, req)
+		})
+		rec := point(0, 1)
+		rec.Resend = resend
+		rig.Submit([]*connector.Record{rec})
+		rig.Flush()
+		rig.wait(t, 1)
+		wantLetters, wantApplied := 1, 0
+		if resend {
+			wantLetters, wantApplied = 0, 1
+		}
+		if len(rig.store.letters) != wantLetters || len(rig.fake.applied) != wantApplied {
+			t.Fatalf("resend %v: %d dead letters, %d applied", resend, len(rig.store.letters), len(rig.fake.applied))
+		}
+		if !resend && (rig.store.letters[0].Class != connector.ClassUncertain || !rig.store.intents[rec.Key()]) {
+			t.Fatalf("dead letter %+v", rig.store.letters[0])
+		}
+	}
+}
+
+// TestPointOutageIsProbed: while an endpoint for points is down no point leaves but after five probes that can't be applied have failed.
+func TestPointOutageIsProbed(t *testing.T) {
+	var rig *rig
+	rig = start(t, Config{}, func(n int, req *connector.Request) connector.Answer {
+		if n == 1 {
+			return connector.Answer{Verdict: connector.Outage, NotApplied: true}
+		}
+		if rig.fake.probes < 3 {
+			t.Errorf("a point left after %d probes", rig.fake.probes)
+		}
+		return delivered(n, req)
+	})
+	rig.fake.probe = func() connector.Answer { // called with the lock held
+		if rig.fake.probes < 3 {
+			return connector.Answer{Verdict: connector.Outage}
+		}
+		return connector.Answer{Verdict: connector.Delivered}
+	}
+	rig.Submit([]*connector.Record{point(0, 1), point(1, 2)})
+	rig.Flush()
+	rig.wait(t, 2)
+}
+
+// TestStoreFails: while intents or dead letters can't be written nothing leaves and nothing is settled; then all goes on.
+func TestStoreFails(t *testing.T) {
+	rig := start(t, Config{}, func(n int, req *connector.Request) connector.Answer {
+		if req.Endpoint == connector.EventEndpoint {
+			return connector.Answer{Verdict: connector.Rejected, NotApplied: true}
+		}
+		return delivered(n, req)
+	})
+	rig.store.fail = 5
+	rig.Submit([]*connector.Record{point(0, 1), event(1, 2)})
+	rig.Flush()
+	rig.wait(t, 2)
+	if len(rig.store.letters) != 1 || len(rig.fake.applied) != 1 {
+		t.Fatalf("%d dead letters, %d applied", len(rig.store.letters), len(rig.fake.applied))
+	}
+}
+
+// TestStopFinishesWhatIsInFlight: after ctx ends the request in flight is waited for and settled, and no other begins.
+func TestStopFinishesWhatIsInFlight(t *testing.T) {
+	entered, release := make(chan struct{}, 1), make(chan struct{})
+	rig := start(t, Config{Concurrency: 1, MaxBatch: 1}, func(n int, req *connector.Request) connector.Answer {
+		entered <- struct{}{}
+		<-release
+		return delivered(n, req)
+	})
+	rig.Submit([]*connector.Record{event(0, 1), event(1, 2)})
+	rig.Flush()
+	<-entered
+	stopped := make(chan struct{})
+	go func() { rig.stop(); close(stopped) }()
+	select {
+	case <-stopped:
+		t.Fatal("stopped with a request in flight")
+	case <-time.After(20 * time.Millisecond):
+	}
+	close(release)
+	<-stopped
+	if len(rig.settled) != 1 || len(rig.fake.requests) != 1 {
+		t.Fatalf("%d settled, %d requests", len(rig.settled), len(rig.fake.requests))
+	}
+}
+
+// TestMixedLoadFillsBatches: 10,000 customers with alternating add and delete; requests carry on average over 80 % of a batch.
+func TestMixedLoadFillsBatches(t *testing.T) {
+	rig := start(t, Config{}, delivered)
+	const n = 100_000
+	go func() {
+		for i := range n {
+			if room := rig.Room(); room != nil {
+				<-room
+			}
+			rig.Submit([]*connector.Record{group(i, []string{"add", "delete"}[i/10_000%2], uint64(i%10_000))})
+		}
+		rig.Flush()
+	}()
+	rig.wait(t, n)
+	rig.fake.checkOrder(t)
+	if got := float64(n) / float64(len(rig.fake.requests)); got < 400 {
+		t.Errorf("%.0f records a request", got)
+	}
+}

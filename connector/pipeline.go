@@ -1,0 +1,365 @@
+package connector
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// How often the checkpoint is written: after so many settled changes or so much time, whichever comes first. Where only the
+// confirmable LSN has moved (an idle source beside busy neighbours), idleCheckpointEvery is often enough.
+const (
+	checkpointEvery     = 200 * time.Millisecond
+	checkpointChanges   = 5000
+	idleCheckpointEvery = 2 * time.Second
+	finalWriteTimeout   = 10 * time.Second
+	maxQueuedLetters    = 1000
+)
+
+// Pipeline joins source, mapping, delivery and state: it reads, maps, delivers, settles, writes the checkpoint and lets the source
+// confirm it. It is the Sink of its source. Make it with NewPipeline, run it once.
+type Pipeline struct {
+	mapper  Mapper
+	store   Store
+	alarms  *Alarms
+	log     *slog.Logger
+	lineage Lineage
+
+	deliverer Deliverer
+	tracker   *tracker
+	known     map[RecordKey]Known // used by the reader's goroutine only
+	settledAt map[RecordKey]bool  // Partial of the first checkpoint; the reader's goroutine only
+	out       Output              // the reader's goroutine only
+
+	confirmed atomic.Uint64
+	written   atomic.Pointer[Checkpoint]
+	finished  chan struct{}
+	due       chan struct{} // enough changes are settled for a checkpoint
+	dueAt     atomic.Uint64
+
+	letters letterQueue
+
+	changes, skipped, records, mappingLetters atomic.Uint64
+}
+
+// PipelineOptions are what a pipeline is made of. All fields are required.
+type PipelineOptions struct {
+	Mapper Mapper
+	Store  Store
+	// Saved is what the store knew at the start; its Checkpoint must be there and on disk already.
+	Saved  *Saved
+	Alarms *Alarms
+	Log    *slog.Logger
+}
+
+// NewPipeline makes a pipeline that goes on where o.Saved ended.
+func NewPipeline(o PipelineOptions) *Pipeline {
+	cp := o.Saved.Checkpoint
+	p := &Pipeline{
+		mapper: o.Mapper, store: o.Store, alarms: o.Alarms, log: o.Log, lineage: cp.Lineage,
+		tracker: newTracker(cp), known: o.Saved.Known, settledAt: map[RecordKey]bool{},
+		finished: make(chan struct{}), due: make(chan struct{}, 1),
+	}
+	for _, k := range cp.Partial {
+		p.settledAt[k] = true
+	}
+	p.letters.wake = make(chan struct{}, 1)
+	p.confirmed.Store(uint64(cp.Flush))
+	p.written.Store(cp)
+	p.dueAt.Store(checkpointChanges)
+	return p
+}
+
+// Run runs the pipeline until ctx ends, then stops in the data's order: reading first, then the requests in flight, then the last
+// checkpoint, then the last confirmation. It returns nil after an orderly stop.
+func (p *Pipeline) Run(ctx context.Context, source Source, deliverer Deliverer) error {
+	p.deliverer = deliverer
+	outer, ctx := errgroup.WithContext(ctx)
+	outer.Go(func() error { return source.Run(ctx, p) })
+	outer.Go(func() error {
+		defer close(p.finished)
+		inner, ctx := errgroup.WithContext(ctx)
+		inner.Go(func() error { return deliverer.Run(ctx) })
+		inner.Go(func() error { return p.storeLetters(ctx) })
+		inner.Go(func() error { return p.writeCheckpoints(ctx) })
+		err := inner.Wait()
+		tail, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalWriteTimeout)
+		defer cancel()
+		if last := p.writeCheckpoint(tail); last != nil && err == nil {
+			err = fmt.Errorf("writing the last checkpoint: %w (the next start goes on from the one before)", last)
+		}
+		return err
+	})
+	return outer.Wait()
+}
+
+// Resume gives the LSN to ask the server for. What comes again from there is passed over by position.
+func (p *Pipeline) Resume() LSN { return p.Confirmed() }
+
+// Confirmed gives the LSN that the checkpoint on disk covers.
+func (p *Pipeline) Confirmed() LSN { return LSN(p.confirmed.Load()) }
+
+// Finished is closed when the last checkpoint is written.
+func (p *Pipeline) Finished() <-chan struct{} { return p.finished }
+
+// Change maps one change and submits its records.
+func (p *Pipeline) Change(c *Change) error {
+	if p.tracker.skip(c.Position, c.CommitTime) {
+		p.skipped.Add(1)
+		return nil
+	}
+	p.changes.Add(1)
+	p.out.Reset()
+	if err := p.mapper.Map(c, &p.out); err != nil {
+		return err
+	}
+	var done []RecordKey
+	if len(p.known)+len(p.settledAt) > 0 {
+		done = p.passKnown()
+	}
+	waiting := len(p.out.Records) + len(p.out.Letters)
+	open := p.tracker.add(c.Position, c.CommitTime, waiting, done)
+	if waiting == 0 {
+		p.checkDue()
+		return nil
+	}
+	if len(p.out.Letters) > 0 {
+		p.mappingLetters.Add(uint64(len(p.out.Letters)))
+		p.letters.put(p.out.Letters, open)
+	}
+	if len(p.out.Records) > 0 {
+		p.records.Add(uint64(len(p.out.Records)))
+		for _, r := range p.out.Records {
+			r.change = open
+		}
+		p.deliverer.Submit(p.out.Records)
+	}
+	return nil
+}
+
+// passKnown takes out of p.out what the state knows to be settled, and turns points whose intent has no outcome into dead letters
+// of class uncertain (unless their mapping wants them sent again). It returns the settled ones.
+func (p *Pipeline) passKnown() (done []RecordKey) {
+	records := p.out.Records[:0]
+	for _, r := range p.out.Records {
+		key := r.Key()
+		known := p.known[key]
+		delete(p.known, key)
+		switch {
+		case p.settledAt[key], known == Applied, known == Lettered:
+			delete(p.settledAt, key)
+			done = append(done, key)
+		case known == Intended && !r.Resend:
+			p.out.Letters = append(p.out.Letters, r.Letter(ClassUncertain,
+				"the connector stopped between sending this point and reading the answer: it may or may not have been applied", nil, 1))
+		default:
+			records = append(records, r)
+		}
+	}
+	p.out.Records = records
+	letters := p.out.Letters[:0]
+	for _, l := range p.out.Letters {
+		key := l.Key()
+		if l.Class == ClassMapping && (p.settledAt[key] || p.known[key] == Lettered) {
+			done = append(done, key)
+			continue
+		}
+		letters = append(letters, l)
+	}
+	p.out.Letters = letters
+	return done
+}
+
+// Commit ends a transaction.
+func (p *Pipeline) Commit(_, end LSN, _ time.Time) { p.tracker.advance(end) }
+
+// KeepAlive takes the server's WAL end between two transactions.
+func (p *Pipeline) KeepAlive(walEnd LSN) { p.tracker.advance(walEnd) }
+
+// Dry lets what waits for a fuller batch go out.
+func (p *Pipeline) Dry() { p.deliverer.Flush() }
+
+// Room gives nil when the next change may come.
+func (p *Pipeline) Room() <-chan struct{} {
+	if room := p.letters.room(); room != nil {
+		return room
+	}
+	return p.deliverer.Room()
+}
+
+// Settle notes that a record needs no more work. The deliverer calls it once for each record it was given, after what must be
+// on disk (a dead letter) is there.
+func (p *Pipeline) Settle(r *Record) {
+	p.tracker.settle(r.change, r.RecordID)
+	p.checkDue()
+}
+
+func (p *Pipeline) checkDue() {
+	if _, settled := p.tracker.progress(); settled >= p.dueAt.Load() {
+		select {
+		case p.due <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// writeCheckpoints writes the checkpoint whenever it is due. What fails is tried again: nothing is confirmed meanwhile.
+func (p *Pipeline) writeCheckpoints(ctx context.Context) error {
+	tick := time.NewTicker(checkpointEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-p.due:
+		}
+		if err := p.writeCheckpoint(ctx); err != nil && ctx.Err() == nil {
+			p.alarms.Raise("state", "the checkpoint can't be written: "+err.Error(),
+				"free space or mend the rights of state.path; nothing is confirmed to PostgreSQL meanwhile")
+		} else if err == nil {
+			p.alarms.Clear("state")
+		}
+	}
+}
+
+// writeCheckpoint writes the checkpoint if it says more than the last one, and only then lets it be confirmed.
+func (p *Pipeline) writeCheckpoint(ctx context.Context) error {
+	_, settled := p.tracker.progress()
+	cp, last := p.tracker.checkpoint(), p.written.Load()
+	cp.Lineage, cp.Written = p.lineage, time.Now()
+	moved := cp.Settled != last.Settled || settled+checkpointChanges != p.dueAt.Load()
+	if !moved && (cp.Flush == last.Flush || time.Since(last.Written) < idleCheckpointEvery) {
+		return nil
+	}
+	if err := p.store.SaveCheckpoint(ctx, cp); err != nil {
+		return err
+	}
+	p.written.Store(cp)
+	p.dueAt.Store(settled + checkpointChanges)
+	p.confirmed.Store(uint64(cp.Flush))
+	return nil
+}
+
+// storeLetters stores dead letters of class mapping, many in one commit, and settles their records.
+func (p *Pipeline) storeLetters(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.letters.wake:
+		}
+		for batch := p.letters.take(); len(batch) > 0; batch = p.letters.take() {
+			letters := make([]*DeadLetter, len(batch))
+			for i, q := range batch {
+				letters[i] = q.letter
+			}
+			for wait := checkpointEvery; ; wait = min(2*wait, 10*time.Second) {
+				err := p.store.SetAside(ctx, letters)
+				if err == nil {
+					break
+				}
+				if ctx.Err() != nil {
+					return nil // they come again after the next start
+				}
+				p.alarms.Raise("state", "dead letters can't be stored: "+err.Error(), "free space or mend the rights of state.path")
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-time.After(wait):
+				}
+			}
+			for _, q := range batch {
+				p.log.Warn("dead letter", "class", q.letter.Class, "mapping", q.letter.Mapping, "table", q.letter.Table,
+					"position", q.letter.Position, "reason", q.letter.Reason)
+				p.tracker.settle(q.change, q.letter.RecordID)
+			}
+			p.letters.stored(len(batch))
+			p.checkDue()
+		}
+	}
+}
+
+// Progress is a snapshot of the pipeline's counters.
+type Progress struct {
+	// Changes were read and mapped by this process, Skipped were settled before it started or came again, Records were made of them.
+	Changes, Skipped, Records uint64
+	// MappingLetters counts dead letters of class mapping made by this process.
+	MappingLetters uint64
+	// Open is the number of changes that are read and not settled.
+	Open int
+	// Oldest is the oldest of them (or the last change read, when Open is 0), OldestTime when it was committed.
+	Oldest     Position
+	OldestTime time.Time
+	// Checkpoint is the one on disk.
+	Checkpoint *Checkpoint
+}
+
+// Progress gives the counters as they are now. Safe for concurrent use.
+func (p *Pipeline) Progress() Progress {
+	oldest, at, _ := p.tracker.oldest()
+	open, _ := p.tracker.progress()
+	return Progress{
+		Changes: p.changes.Load(), Skipped: p.skipped.Load(), Records: p.records.Load(), MappingLetters: p.mappingLetters.Load(),
+		Open: open, Oldest: oldest, OldestTime: at, Checkpoint: p.written.Load(),
+	}
+}
+
+// letterQueue holds dead letters on their way to the store.
+type letterQueue struct {
+	wake chan struct{}
+
+	mu      sync.Mutex
+	queued  []queuedLetter
+	pending int           // queued or being stored
+	full    chan struct{} // not nil while the queue is full; closed when it no longer is
+}
+
+type queuedLetter struct {
+	letter *DeadLetter
+	change *openChange
+}
+
+func (q *letterQueue) put(letters []*DeadLetter, c *openChange) {
+	q.mu.Lock()
+	for _, l := range letters {
+		q.queued = append(q.queued, queuedLetter{l, c})
+	}
+	q.pending += len(letters)
+	if q.pending >= maxQueuedLetters && q.full == nil {
+		q.full = make(chan struct{})
+	}
+	q.mu.Unlock()
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (q *letterQueue) take() []queuedLetter {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	batch := q.queued
+	q.queued = nil
+	return batch
+}
+
+func (q *letterQueue) stored(n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.pending -= n; q.pending < maxQueuedLetters && q.full != nil {
+		close(q.full)
+		q.full = nil
+	}
+}
+
+func (q *letterQueue) room() <-chan struct{} {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.full
+}

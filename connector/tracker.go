@@ -1,0 +1,176 @@
+package connector
+
+import (
+	"sync"
+	"time"
+)
+
+// tracker knows which changes are settled. Senders finish out of order, so the settled ones are a prefix of the stream plus
+// ranges beyond it; what is kept in memory is the complement, the open changes, of which there are at most maxPending.
+//
+// The open changes form a list in stream order. Each remembers what had been read just before it (lowBefore) and the LSN that
+// may be confirmed once everything before it is settled (markBefore). So the oldest open change alone says how far the
+// checkpoint goes, however many transactions have passed it, and the gaps between neighbours are the settled ranges.
+//
+// mu orders the reader's additions with the senders' settlements: a checkpoint taken between two calls is always true.
+type tracker struct {
+	mu          sync.Mutex
+	first, last *openChange
+	open        int
+
+	read     Position  // the last change read, settled or not; everything up to it was seen by this process or covers its start
+	readTime time.Time // its commit time
+	mark     LSN       // may be confirmed once nothing is open
+
+	inherited []Range // settled ranges of the checkpoint that this process started from, still beyond read
+	partial   []RecordKey
+
+	settled uint64 // changes settled by this process, in all
+}
+
+// openChange is a change some of whose records are not settled. It is guarded by tracker.mu.
+type openChange struct {
+	position   Position
+	commitTime time.Time
+	waiting    int         // records that are not settled
+	done       []RecordKey // records that are, while others wait
+
+	lowBefore  Position
+	lowTime    time.Time
+	markBefore LSN
+
+	prev, next *openChange
+}
+
+func newTracker(cp *Checkpoint) *tracker {
+	return &tracker{read: cp.Settled, readTime: cp.CommitTime, mark: cp.Flush, inherited: cp.Ranges, partial: cp.Partial}
+}
+
+// skip reports whether the change at p needs nothing more: this process has read it already, or the checkpoint that
+// it started from covers it.
+func (t *tracker) skip(p Position, at time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p.Compare(t.read) <= 0 {
+		return true
+	}
+	for len(t.inherited) > 0 && t.inherited[0].To.Compare(p) < 0 {
+		t.inherited = t.inherited[1:]
+	}
+	if len(t.inherited) > 0 && p.Compare(t.inherited[0].From) >= 0 {
+		t.read, t.readTime = p, at
+		return true
+	}
+	return false
+}
+
+// add notes a change that was read and of which `waiting` records are to be settled; with none it is settled at once and nil comes back.
+func (t *tracker) add(p Position, at time.Time, waiting int, done []RecordKey) *openChange {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	low, lowTime := t.read, t.readTime
+	t.read, t.readTime = p, at
+	if waiting == 0 {
+		t.settled++
+		return nil
+	}
+	c := &openChange{position: p, commitTime: at, waiting: waiting, done: done,
+		lowBefore: low, lowTime: lowTime, markBefore: t.mark, prev: t.last}
+	if t.last != nil {
+		t.last.next = c
+	} else {
+		t.first = c
+	}
+	t.last = c
+	t.open++
+	return c
+}
+
+// settle notes that one record of c is settled, and returns how many changes are settled in all.
+func (t *tracker) settle(c *openChange, id RecordID) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if c.waiting--; c.waiting > 0 {
+		c.done = append(c.done, id.Key())
+		return t.settled
+	}
+	if c.prev != nil {
+		c.prev.next = c.next
+	} else {
+		t.first = c.next
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	} else {
+		t.last = c.prev
+	}
+	t.open--
+	t.settled++
+	return t.settled
+}
+
+// advance notes that lsn may be confirmed once all that was read so far is settled. It never goes back.
+func (t *tracker) advance(lsn LSN) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mark = max(t.mark, lsn)
+}
+
+// checkpoint gives the checkpoint as it is now, without lineage and time.
+func (t *tracker) checkpoint() *Checkpoint {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	cp := &Checkpoint{Settled: t.read, CommitTime: t.readTime, Flush: t.mark}
+	if t.first != nil {
+		cp.Settled, cp.CommitTime, cp.Flush = t.first.lowBefore, t.first.lowTime, t.first.markBefore
+	}
+	for c := t.first; c != nil; c = c.next {
+		end := t.read
+		if c.next != nil {
+			end = c.next.lowBefore
+		}
+		if end.Compare(c.position) > 0 {
+			cp.Ranges = append(cp.Ranges, Range{From: c.position.next(), To: end})
+		}
+		cp.Partial = append(cp.Partial, c.done...)
+	}
+	for _, r := range t.inherited {
+		if r.To.Compare(t.read) > 0 {
+			if r.From.Compare(t.read) <= 0 {
+				r.From = t.read.next()
+			}
+			cp.Ranges = append(cp.Ranges, r)
+		}
+	}
+	for _, k := range t.partial {
+		if k.Position.Compare(t.read) > 0 {
+			cp.Partial = append(cp.Partial, k)
+		}
+	}
+	return cp
+}
+
+// oldest gives the oldest open change's position and commit time; ok is false when nothing is open.
+func (t *tracker) oldest() (p Position, at time.Time, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.first == nil {
+		return t.read, t.readTime, false
+	}
+	return t.first.position, t.first.commitTime, true
+}
+
+// progress gives the number of open changes and of settled ones.
+func (t *tracker) progress() (open int, settled uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.open, t.settled
+}
+
+// next is the smallest position after p.
+func (p Position) next() Position {
+	if p.Index == 1<<32-1 {
+		return Position{Commit: p.Commit + 1}
+	}
+	return Position{Commit: p.Commit, Index: p.Index + 1}
+}

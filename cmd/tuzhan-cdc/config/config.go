@@ -1,0 +1,177 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Config is the whole file, checked and with the defaults filled in. It does not change once it was loaded. Printing it shows no secret.
+type Config struct {
+	// File is the path that it was loaded from.
+	File     string
+	Source   Source
+	Platform Platform
+	Delivery Delivery
+	State    State
+	Server   Server
+	Log      Log
+	// Mappings are those of the file, then those of mappingFiles, in that order.
+	Mappings any
+}
+
+// Source is the CRM's database and what is made in it.
+type Source struct {
+	// DSN is a PostgreSQL URL or keyword string, as pgx reads it (source.dsn or dsnFile). Required.
+	DSN Secret
+	// Slot is the replication slot: lower case letters, digits and _, at most 63. Default tuzhan_cdc.
+	Slot string
+	// Publication is the first publication's name, at most 56 bytes: the second one's has _insert behind it. Default tuzhan_cdc.
+	Publication string
+	// TimeZone reads timestamps without time zone. Nil, the default: the database's TimeZone.
+	TimeZone *time.Location
+	// WALBudget is how much WAL, in bytes, the slot may keep before there is an alarm. Over 0; default 10 GiB.
+	WALBudget int64
+}
+
+// Display names the database without user and password: host:port/database, or for a Unix socket its folder in place of the host.
+func (s Source) Display() string {
+	c, err := pgconn.ParseConfig(s.DSN.Reveal())
+	if err != nil {
+		return masked // Load lets no such DSN through
+	}
+	return net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))) + "/" + c.Database
+}
+
+// Platform is the Tuzhan platform and how to speak to it.
+type Platform struct {
+	// BaseURL is scheme, host and perhaps a path, without a slash at its end. Required.
+	BaseURL string
+	// AppID and AppSecret (appSecret or appSecretFile) are those of the self-built app. Both are set, or Token is.
+	AppID     string
+	AppSecret Secret
+	// Token is an access token that somebody else looks after (token or tokenFile); Token.Current reads the file again.
+	Token Secret
+	Paths Paths
+	// Timeout bounds one request. Over 0; default 10 s.
+	Timeout time.Duration
+	// RequestsPerSecond limits the data calls of all senders together. 0, the default: no limit.
+	RequestsPerSecond float64
+}
+
+// Paths are the platform's paths: below BaseURL, beginning with /, or whole URLs. Empty: the platform's own where it has one.
+type Paths struct {
+	// Point has no default; required where a mapping makes points.
+	Point Address
+	// PointDecrease takes negative points, as their absolute value. Empty: they become dead letters.
+	PointDecrease Address
+	// Event is by default /api/integrate/event/v2/batchAdd.
+	Event Address
+	// GroupRelation is by default /api/integrate/audience/group/rel/batchAdd.
+	GroupRelation Address
+	// Token is by default /api/open/app/getOrgAccessToken.
+	Token Address
+}
+
+// Address is a path or URL. It prints without its query, which may hold a key; string(a) is the whole.
+type Address string
+
+// String gives the address without its query.
+func (a Address) String() string {
+	before, _, found := strings.Cut(string(a), "?")
+	if found {
+		before += "?" + masked
+	}
+	return before
+}
+
+// GoString is as String.
+func (a Address) GoString() string { return a.String() }
+
+// Format writes String for every verb.
+func (a Address) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(a.String())) }
+
+// MarshalText is as String.
+func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// MarshalYAML is as String.
+func (a Address) MarshalYAML() (any, error) { return a.String(), nil }
+
+// LogValue is as String.
+func (a Address) LogValue() slog.Value { return slog.StringValue(a.String()) }
+
+// Delivery bounds what is in memory and on the way.
+type Delivery struct {
+	// Concurrency is the requests in flight for each endpoint that takes batches: 1 to 256, default 4.
+	Concurrency int
+	// PointConcurrency is the same for points, which go one a request: 1 to 1024, default 16.
+	PointConcurrency int
+	// MaxBatch is the most records in a request: 1 to 500, which is the platform's own limit and the default.
+	MaxBatch int
+	// MaxBatchBytes is the most bytes in a request; a larger record goes alone. 1 KiB to 1 GiB, default 1 MiB.
+	MaxBatchBytes int
+	// MaxPending is the most records in memory that are not settled. 1 to 10 million, default 20,000.
+	MaxPending int
+	// MaxPendingBytes is the most bytes of their payloads; a larger record goes alone. 1 KiB to 1 TiB, default 8 MiB.
+	MaxPendingBytes int
+	Backoff         Backoff
+	// GiveUpAfter is how long a record may fail alone, while its endpoint takes others, before it is set aside. Over 0; default 15 min.
+	GiveUpAfter time.Duration
+	// MaxDeadLetters is how many may be open before delivery pauses. 1 or more; default 10,000.
+	MaxDeadLetters int
+}
+
+// Backoff bounds the waits of an endpoint that is down: they double from Initial to Max, and there is no end to them.
+type Backoff struct {
+	// Initial is the first wait. Over 0; default 200 ms.
+	Initial time.Duration
+	// Max is the longest. Not below Initial; default 30 s.
+	Max time.Duration
+}
+
+// State is where the checkpoint, the intents and the dead letters are kept.
+type State struct {
+	// Path is the SQLite file; a relative one counts from the working directory. Default ./tuzhan-cdc.db.
+	Path string
+}
+
+// Server is the status page, /metrics, /healthz and /readyz.
+type Server struct {
+	// Listen is host:port; port 0 takes any that is free. Default 127.0.0.1:9642. Empty: no server.
+	Listen string
+}
+
+// Log is what is logged, and how.
+type Log struct {
+	// Level is debug, info, warn or error. Default info.
+	Level slog.Level
+	// Format is text or json. Default text.
+	Format string
+}
+
+// defaults gives a Config with all that the file may leave out.
+func defaults() Config {
+	return Config{
+		Source:   Source{Slot: "tuzhan_cdc", Publication: "tuzhan_cdc", WALBudget: 10 << 30},
+		Platform: Platform{Timeout: 10 * time.Second},
+		Delivery: Delivery{
+			Concurrency: 4, PointConcurrency: 16,
+			MaxBatch: maxBatch, MaxBatchBytes: 1 << 20,
+			MaxPending: 20_000, MaxPendingBytes: 8 << 20,
+			Backoff:        Backoff{Initial: 200 * time.Millisecond, Max: 30 * time.Second},
+			GiveUpAfter:    15 * time.Minute,
+			MaxDeadLetters: 10_000,
+		},
+		State:  State{Path: "./tuzhan-cdc.db"},
+		Server: Server{Listen: "127.0.0.1:9642"},
+		Log:    Log{Level: slog.LevelInfo, Format: "text"},
+	}
+}
+
+// maxBatch is the platform's limit for events and group relations.
+const maxBatch = 500

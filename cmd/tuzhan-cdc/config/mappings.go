@@ -1,0 +1,84 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
+)
+
+// pointMapping is the place of a mapping that makes points.
+type pointMapping struct {
+	file string
+	line int
+}
+
+// mappings decodes the mappings of the file and of its mapping files, and gives those that make points.
+func (l *loader) mappings(inline, files strict.Node) []pointMapping {
+	before := l.ps.Len()
+	items, patterns := inline.Items(), files.Items()
+	if len(items) == 0 && len(patterns) == 0 && l.ps.Len() == before {
+		l.ps.Add(or(inline, l.root), "there is no mapping: add one under mappings, or files of them under mappingFiles")
+	}
+	for _, pattern := range patterns {
+		items = append(items, l.mappingFiles(pattern)...)
+	}
+	l.cfg.Mappings = decodeMappings(items, l.ps)
+	var points []pointMapping
+	for _, n := range items {
+		if !n.IsMap() {
+			continue
+		}
+		for _, p := range n.Pairs() {
+			if p.Key.Raw() == "point" {
+				points = append(points, pointMapping{p.Key.File(), p.Key.Line()})
+			}
+		}
+	}
+	return points
+}
+
+// mappingFiles gives the mappings of the files that a glob matches, in the order of their names. A file that was read before, by another
+// glob or as the configuration itself, is passed over.
+func (l *loader) mappingFiles(pattern strict.Node) []strict.Node {
+	glob, ok := pattern.Text()
+	if !ok {
+		return nil
+	}
+	paths, err := filepath.Glob(l.besides(glob))
+	if err != nil {
+		pattern.Problem("mappingFiles: this is no pattern of file names: want one like mappings/*.yaml")
+		return nil
+	}
+	paths = slices.DeleteFunc(paths, func(p string) bool { return sameFile(p, l.cfg.File) })
+	if len(paths) == 0 {
+		pattern.Problem("mappingFiles: no file matches %s (looked for in %s)", pattern.Raw(), filepath.Dir(l.besides(glob)))
+		return nil
+	}
+	var items []strict.Node
+	for _, path := range paths {
+		if slices.Contains(l.read, path) {
+			continue
+		}
+		l.read = append(l.read, path)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			pattern.Problem("mappingFiles: %v", err)
+			continue
+		}
+		top := strict.Parse(path, data, l.env, l.ps)
+		block(top,
+			entry{"mappings", func(n strict.Node) { items = append(items, n.Items()...) }},
+			notYet("tests", "take it out"),
+		)
+	}
+	return items
+}
+
+func sameFile(a, b string) bool {
+	x, errX := os.Stat(a)
+	y, errY := os.Stat(b)
+	return errX == nil && errY == nil && os.SameFile(x, y)
+}
+func decodeMappings([]strict.Node, *strict.Problems) any { return nil }

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
+)
+
+// letterJSON is a dead letter as programs read it.
+type letterJSON struct {
+	ID         int64                   `json:"id"`
+	Class      connector.Class         `json:"class"`
+	Mapping    string                  `json:"mapping"`
+	Kind       string                  `json:"kind"`
+	Table      string                  `json:"table"`
+	Position   connector.Position      `json:"position"`
+	Number     int                     `json:"number"`
+	CommitTime time.Time               `json:"commitTime"`
+	Reason     string                  `json:"reason"`
+	Payload    json.RawMessage         `json:"payload,omitempty"`
+	Change     json.RawMessage         `json:"change,omitempty"`
+	Attempts   int                     `json:"attempts"`
+	Answer     *connector.LetterAnswer `json:"answer"`
+	Created    time.Time               `json:"created"`
+	Closed     *time.Time              `json:"closed,omitempty"`
+	Resolution string                  `json:"resolution,omitempty"`
+}
+
+func deadLettersCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "deadletters", Short: "Looks at records that were set aside",
+		Long: `A dead letter is a record that was set aside, with the reason. Its class says why:
+
+  mapping    an expression failed or a required value is null; the letter holds the change
+  rejected   the platform refused this record alone
+  uncertain  a point that may or may not have been applied: look the customer's points up before anything else`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := noArgs(c, args); err != nil {
+				return err
+			}
+			return usageError{fmt.Errorf("say what to do: list or show\nsee `%s --help`", c.CommandPath())}
+		},
+	}
+	c.AddCommand(lettersListCommand(), lettersShowCommand())
+	return c
+}
+
+func lettersListCommand() *cobra.Command {
+	var f state.Filter
+	var class string
+	var all bool
+	c := &cobra.Command{
+		Use: "list", Short: "Lists the open dead letters", Args: noArgs,
+		Example: "  tuzhan-cdc deadletters list --class uncertain\n  tuzhan-cdc deadletters list --mapping order-points --output json",
+	}
+	output := outputFlag(c)
+	c.Flags().StringVar(&class, "class", "", "only this `class`: mapping, rejected, uncertain, failing")
+	c.Flags().StringVar(&f.Mapping, "mapping", "", "only this `mapping`'s")
+	c.Flags().IntVar(&f.Limit, "limit", 0, "at most `n`; 0: all")
+	c.Flags().BoolVar(&all, "all", false, "closed ones too")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := checkOutput(*output); err != nil {
+			return err
+		}
+		for _, known := range connector.Classes {
+			if class == string(known) {
+				f.Class = known
+			}
+		}
+		if class != "" && f.Class == "" {
+			return usageError{fmt.Errorf("--class %s: mapping, rejected, uncertain or failing", class)}
+		}
+		if !all {
+			open := true
+			f.Open = &open
+		}
+		var letters []*connector.DeadLetter
+		if err := readState(c, func(r *state.Reader) (err error) {
+			letters, err = r.Letters(c.Context(), f)
+			return err
+		}); err != nil {
+			return err
+		}
+		if *output == "json" {
+			return printJSON(c.OutOrStdout(), lettersJSON(letters))
+		}
+		return printLetters(c.OutOrStdout(), letters)
+	}
+	return c
+}
+
+func lettersShowCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "show ID", Short: "Shows one dead letter whole, with its payload or change",
+		Long: "Shows one dead letter whole. Payload and change are the customer's data: who may read the state may read them.",
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usageError{fmt.Errorf("name one dead letter by its id\nsee `%s --help`", c.CommandPath())}
+			}
+			return nil
+		},
+	}
+	output := outputFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := checkOutput(*output); err != nil {
+			return err
+		}
+		id, err := strconv.ParseInt(args[0], 10, 64)
+		if err != nil {
+			return usageError{fmt.Errorf("%q is no id of a dead letter", args[0])}
+		}
+		var letter *connector.DeadLetter
+		if err := readState(c, func(r *state.Reader) (err error) {
+			letter, err = r.Letter(c.Context(), id)
+			return err
+		}); err != nil {
+			return err
+		}
+		one := lettersJSON([]*connector.DeadLetter{letter})[0]
+		if *output == "json" {
+			return printJSON(c.OutOrStdout(), one)
+		}
+		return printLetter(c.OutOrStdout(), &one)
+	}
+	return c
+}
+
+// readState opens the state beside a running connector, or without one. A state file that is not there yet reads as an empty one for do.
+func readState(c *cobra.Command, do func(*state.Reader) error) error {
+	cfg, err := loadConfig(c)
+	if err != nil {
+		return err
+	}
+	r, err := state.OpenReader(c.Context(), cfg.State.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no state file at %s yet: `tuzhan-cdc run` makes it (a relative state.path counts from the working directory)", cfg.State.Path)
+	}
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return do(r)
+}
+
+func lettersJSON(letters []*connector.DeadLetter) []letterJSON {
+	list := make([]letterJSON, len(letters))
+	for i, l := range letters {
+		list[i] = letterJSON{ID: l.ID, Class: l.Class, Mapping: l.Mapping, Kind: l.Kind.String(), Table: l.Table, Position: l.Position, Number: l.Number,
+			CommitTime: l.CommitTime, Reason: l.Reason, Payload: l.Payload, Change: l.Change, Attempts: l.Attempts, Answer: l.Answer,
+			Created: l.Created, Resolution: l.Resolution}
+		if !l.Closed.IsZero() {
+			list[i].Closed = &l.Closed
+		}
+	}
+	return list
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func printLetters(w io.Writer, letters []*connector.DeadLetter) error {
+	if len(letters) == 0 {
+		_, err := fmt.Fprintln(w, "no dead letters")
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "ID\tCLASS\tMAPPING\tKIND\tPOSITION\tCOMMITTED\tATTEMPTS\tREASON")
+	for _, l := range letters {
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", l.ID, l.Class, l.Mapping, l.Kind, l.Position,
+			l.CommitTime.Local().Format(time.DateTime), l.Attempts, l.Reason)
+	}
+	return t.Flush()
+}
+
+func printLetter(w io.Writer, l *letterJSON) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	line := func(name string, value any) { fmt.Fprintf(t, "%s\t%v\n", name, value) }
+	line("id", l.ID)
+	line("class", l.Class)
+	line("mapping", l.Mapping)
+	line("kind", l.Kind)
+	line("table", l.Table)
+	line("position", fmt.Sprintf("%s, record %d", l.Position, l.Number))
+	line("committed", l.CommitTime.Local().Format(time.RFC3339))
+	line("set aside", l.Created.Local().Format(time.RFC3339))
+	line("attempts", l.Attempts)
+	line("reason", l.Reason)
+	if a := l.Answer; a != nil {
+		line("answer", fmt.Sprintf("HTTP %d, code %s, %s%s", a.HTTPStatus, a.Code, a.Msg, a.Error))
+	}
+	if l.Closed != nil {
+		line("closed", l.Closed.Local().Format(time.RFC3339)+", "+l.Resolution)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, part := range []struct {
+		name string
+		json json.RawMessage
+	}{{"payload", l.Payload}, {"change", l.Change}} {
+		if len(part.json) == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "%s\n", part.name)
+		if err := printJSON(w, part.json); err != nil {
+			return err
+		}
+	}
+	return nil
+}

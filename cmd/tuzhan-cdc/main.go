@@ -1,0 +1,106 @@
+// Command tuzhan-cdc brings the row changes of a CRM on PostgreSQL to the Tuzhan (兔展) platform. Its commands stand one a file beside this one.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	_ "time/tzdata" // source.timeZone must work in an image without zone files
+
+	"github.com/spf13/cobra"
+)
+
+// version is stamped by the Makefile.
+var version = "dev"
+
+// The exit codes.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// usageError is a configuration or a command line that is wrong: exit code 2.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// quietError is a failure that was printed already: only the exit code is left to say.
+var errQuiet = errors.New("failed")
+
+func main() {
+	// A second signal takes the default way: it ends the process at once.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(execute(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
+}
+
+// streams are where a command reads and writes.
+type streams struct {
+	in       *os.File
+	out, err *os.File
+}
+
+// execute runs one command and returns the exit code.
+func execute(ctx context.Context, args []string, io streams) int {
+	root := newRoot(io)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errQuiet):
+		return exitFailed
+	case errors.As(err, &usage):
+		fmt.Fprintln(io.err, err)
+		return exitUsage
+	}
+	fmt.Fprintln(io.err, "tuzhan-cdc:", err)
+	return exitFailed
+}
+
+func newRoot(io streams) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "tuzhan-cdc",
+		Short: "Brings the row changes of a CRM on PostgreSQL to the Tuzhan (兔展) platform",
+		Long: `tuzhan-cdc reads the committed row changes of PostgreSQL tables from a logical replication slot, turns them by the mappings of a YAML file into
+points, events and group relations, and sends them to the Tuzhan platform: in order per customer, through crashes and outages.
+
+Exit codes: 0 fine, 1 failed, 2 the configuration or the command line is wrong.`,
+		SilenceErrors: true, SilenceUsage: true,
+		Args: noArgs,
+	}
+	root.SetIn(io.in)
+	root.SetOut(io.out)
+	root.SetErr(io.err)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w\nsee `%s --help`", err, c.CommandPath())}
+	})
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.PersistentFlags().StringP("config", "c", "tuzhan-cdc.yaml", "the configuration `file`")
+	root.AddCommand(runCommand(), checkCommand(), statusCommand(), deadLettersCommand(), versionCommand(), demoCommand())
+	return root
+}
+
+// noArgs refuses arguments, as a usage error.
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("%q is no command or argument of %s\nsee `%s --help`", args[0], c.CommandPath(), c.CommandPath())}
+	}
+	return nil
+}
+
+// outputFlag adds --output to a listing.
+func outputFlag(c *cobra.Command) *string {
+	return c.Flags().StringP("output", "o", "text", "`format`: text or json")
+}
+
+func checkOutput(output string) error {
+	if output != "text" && output != "json" {
+		return usageError{fmt.Errorf("--output %s: text or json", output)}
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/delivery"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platform"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
+)
+
+func runCommand() *cobra.Command {
+	var shutdown time.Duration
+	c := &cobra.Command{
+		Use: "run", Short: "Runs the connector until SIGTERM", Args: noArgs,
+		Long: `Streams changes, maps them and sends them, until SIGTERM or Ctrl-C: then it finishes the requests in flight, writes the checkpoint and exits with 0.
+A second signal ends it at once; nothing is lost then either.
+
+Publications and slot are created where they are missing and the role may create them.`,
+		Example: "  tuzhan-cdc run -c /etc/tuzhan-cdc/tuzhan-cdc.yaml",
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(c)
+			if err != nil {
+				return err
+			}
+			return run(c.Context(), cfg, newLogger(cfg.Log, c.ErrOrStderr()), shutdown)
+		},
+	}
+	c.Flags().DurationVar(&shutdown, "shutdown-timeout", 25*time.Second, "how long requests in flight may take after SIGTERM")
+	return c
+}
+
+// loadConfig reads the file that -c names; whatever is wrong with it is a usage error that lists everything.
+func loadConfig(c *cobra.Command) (*config.Config, error) {
+	path, err := c.Flags().GetString("config")
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := config.Load(path, environment)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return cfg, nil
+}
+
+func newLogger(cfg config.Log, w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: cfg.Level}
+	if cfg.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// connectorParts are the parts of a running connector, as far as they are there yet.
+type connectorParts struct {
+	cfg      *config.Config
+	started  time.Time
+	alarms   *connector.Alarms
+	store    *state.SQLite
+	watcher  *slotWatcher
+	source   *postgres.Source
+	delivery *delivery.Delivery
+	pipeline *connector.Pipeline
+}
+
+func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown time.Duration) (err error) {
+	parts := &connectorParts{cfg: cfg, started: time.Now(), alarms: connector.NewAlarms(log)}
+	view := &view{}
+	view.set(parts)
+	store, err := state.Open(ctx, cfg.State.Path, state.Options{Logger: log})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closing := store.Close(); closing != nil && err == nil {
+			err = closing
+		}
+	}()
+	parts.store = store
+	parts.watcher = newSlotWatcher(cfg, parts.alarms)
+	view.set(parts)
+	g, ctx := errgroup.WithContext(ctx)
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx)) // the status server outlives the pipeline
+	defer stopServing()
+	if cfg.Server.Listen != "" {
+		server, err := status.Listen(cfg.Server.Listen, func() status.Snapshot { return view.snapshot(serving) }, log)
+		if err != nil {
+			return err
+		}
+		log.Info("status server", "address", server.Addr())
+		g.Go(func() error { return server.Run(serving) })
+	}
+	g.Go(func() error { return parts.watcher.Run(serving) })
+	g.Go(func() error {
+		defer stopServing()
+		return runPipeline(ctx, cfg, log, shutdown, *parts, view)
+	})
+	return g.Wait()
+}
+
+// runPipeline prepares the database, takes up the state where it ended, and runs the pipeline.
+func runPipeline(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown time.Duration, parts connectorParts, view *view) error {
+	saved, err := parts.store.Load(ctx)
+	if err != nil {
+		return err
+	}
+	source := sourceConfig(cfg)
+	prepared, err := postgres.Prepare(ctx, source, saved.Checkpoint, checkTables(cfg.Mappings), parts.alarms, log)
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	if saved.Checkpoint == nil {
+		saved.Checkpoint = &connector.Checkpoint{Lineage: prepared.Lineage, Flush: prepared.Start, Written: time.Now()}
+		if err := parts.store.SaveCheckpoint(ctx, saved.Checkpoint); err != nil {
+			return err
+		}
+	}
+	zone, err := timeZone(cfg, prepared)
+	if err != nil {
+		return err
+	}
+	client, err := newPlatform(cfg, log)
+	if err != nil {
+		return err
+	}
+	parts.pipeline = connector.NewPipeline(connector.PipelineOptions{
+		Mapper: cfg.Mappings.Mapper(mapping.Options{SystemID: prepared.Lineage.SystemID, Database: prepared.Lineage.Database,
+			TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != ""}),
+		Store: parts.store, Saved: saved, Alarms: parts.alarms, Log: log})
+	parts.delivery = delivery.New(deliveryConfig(cfg, shutdown), delivery.Ports{Platform: client, Store: parts.store,
+		Settle: parts.pipeline.Settle, CountOpen: parts.store.OpenLetters, Alarms: parts.alarms, Log: log}, saved.OpenLetters)
+	parts.source = postgres.NewSource(source, prepared, parts.alarms, log)
+	view.set(&parts)
+	if err := parts.pipeline.Run(ctx, parts.source, parts.delivery); err != nil {
+		return err
+	}
+	cp := parts.pipeline.Progress().Checkpoint
+	log.Info("stopped", "settled", cp.Settled, "confirmed", cp.Flush)
+	return nil
+}
+
+func sourceConfig(cfg *config.Config) postgres.Config {
+	return postgres.Config{DSN: cfg.Source.DSN.Reveal(), Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Uses: uses(cfg.Mappings)}
+}
+
+// uses tells the source what the mappings want published.
+func uses(set *mapping.Set) []postgres.Use {
+	var list []postgres.Use
+	for _, u := range set.Uses() {
+		list = append(list, postgres.Use{Table: postgres.TableName{Schema: u.Schema, Name: u.Name},
+			Insert: u.Insert, Update: u.Update, Delete: u.Delete})
+	}
+	return list
+}
+
+func deliveryConfig(cfg *config.Config, shutdown time.Duration) delivery.Config {
+	d := cfg.Delivery
+	return delivery.Config{Concurrency: d.Concurrency, PointConcurrency: d.PointConcurrency, MaxBatch: d.MaxBatch, MaxBatchBytes: int(d.MaxBatchBytes),
+		MaxPending: d.MaxPending, MaxPendingBytes: int(d.MaxPendingBytes), BackoffInitial: d.Backoff.Initial, BackoffMax: d.Backoff.Max,
+		MaxDeadLetters: d.MaxDeadLetters, ShutdownTimeout: shutdown}
+}
+
+// timeZone is the zone of timestamps without one: the file's, else the database's.
+func timeZone(cfg *config.Config, p *postgres.Prepared) (*time.Location, error) {
+	if cfg.Source.TimeZone != nil {
+		return cfg.Source.TimeZone, nil
+	}
+	zone, err := time.LoadLocation(p.TimeZone)
+	if err != nil {
+		return nil, fmt.Errorf("the database's TimeZone %q is not known here: set source.timeZone, for example Asia/Shanghai", p.TimeZone)
+	}
+	return zone, nil
+}
+
+func newPlatform(cfg *config.Config, log *slog.Logger) (*platform.Client, error) {
+	return platform.New(platform.Config{}, log)
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
+)
+
+func statusCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "status", Short: "Shows where the connector stands", Args: noArgs,
+		Long: `Asks the running connector at server.listen. Where none answers there, shows what state file and slot say.`,
+	}
+	output := outputFlag(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := checkOutput(*output); err != nil {
+			return err
+		}
+		cfg, err := loadConfig(c)
+		if err != nil {
+			return err
+		}
+		s, err := currentStatus(c.Context(), cfg)
+		if err != nil {
+			return err
+		}
+		if *output == "json" {
+			return printJSON(c.OutOrStdout(), s)
+		}
+		return printStatus(c.OutOrStdout(), s)
+	}
+	return c
+}
+
+func currentStatus(ctx context.Context, cfg *config.Config) (*status.Snapshot, error) {
+	if cfg.Server.Listen != "" {
+		asking, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		if s, err := status.Fetch(asking, cfg.Server.Listen); err == nil {
+			return s, nil
+		}
+	}
+	return stoppedStatus(ctx, cfg)
+}
+
+// stoppedStatus is what can be known without a running connector.
+func stoppedStatus(ctx context.Context, cfg *config.Config) (*status.Snapshot, error) {
+	alarms := connector.NewAlarms(discardLogger())
+	parts := &connectorParts{cfg: cfg, alarms: alarms, watcher: newSlotWatcher(cfg, alarms)}
+	r, err := state.OpenReader(ctx, cfg.State.Path)
+	switch {
+	case err == nil:
+		defer r.Close()
+		parts.reader = r
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	parts.watcher.look(ctx)
+	v := &view{}
+	v.set(parts)
+	s := v.snapshot(ctx)
+	s.State = status.Stopped
+	return &s, nil
+}
+
+// view gives snapshots of a connector whose parts come one after the other.
+type view struct{ parts atomic.Pointer[connectorParts] }
+
+func (v *view) set(p *connectorParts) {
+	q := *p
+	v.parts.Store(&q)
+}
+
+// snapshot gathers what all parts say now.
+func (v *view) snapshot(ctx context.Context) status.Snapshot {
+	p := v.parts.Load()
+	s := status.Snapshot{State: status.Starting, Version: version, Since: p.started, Held: []string{}, Alarms: p.alarms.List(), LastErr: p.alarms.LastError(),
+		DeadLetters: map[connector.Class]int{}, Mappings: []status.Mapping{}}
+	for _, class := range connector.Classes {
+		s.DeadLetters[class] = 0
+	}
+	s.Slot = status.Slot{Name: p.cfg.Source.Slot, WALBudget: p.cfg.Source.WALBudget}
+	if slot, end := p.watcher.last(); slot != nil {
+		s.Slot.Known, s.Slot.Active, s.Slot.WALStatus = true, slot.Active, slot.WALStatus
+		s.Slot.Confirmed, s.Slot.RetainedBytes = slot.ConfirmedFlush, slot.RetainedBytes
+		s.Lag.Bytes = max(0, int64(end)-int64(slot.ConfirmedFlush))
+	}
+	if p.reader != nil {
+		if open, err := p.reader.CountOpen(ctx); err == nil {
+			for class, n := range open {
+				s.DeadLetters[class] = n
+			}
+		}
+	}
+	switch {
+	case p.pipeline != nil:
+		progress := p.pipeline.Progress()
+		s.Checkpoint = status.CheckpointOf(progress.Checkpoint)
+		stats := p.delivery.Stats()
+		s.Pending = status.Pending{Changes: progress.Open, Records: stats.Pending, Bytes: stats.PendingBytes}
+		if progress.Open > 0 {
+			s.Lag.Seconds = max(0, time.Since(progress.OldestTime).Seconds())
+		}
+		s.State = sourceState(p.source.Status().State)
+		for _, m := range p.cfg.Mappings.List() {
+			count := stats.Mappings[m.Name]
+			s.Mappings = append(s.Mappings, status.Mapping{Name: m.Name, Table: m.Table, Kind: m.Kind.String(),
+				Delivered: count.Delivered, DeadLetters: count.Letters})
+		}
+	case p.reader != nil:
+		if cp, err := p.reader.Checkpoint(ctx); err == nil {
+			s.Checkpoint = status.CheckpointOf(cp)
+		}
+	}
+	return s
+}
+
+func sourceState(state string) string {
+	switch state {
+	case "streaming":
+		return status.Streaming
+	case "waiting":
+		return status.Waiting
+	case "stopped":
+		return status.Stopped
+	}
+	return status.Starting
+}
+
+// slotWatcher asks the server every few seconds how the slot fares, and raises an alarm before it keeps too much WAL.
+type slotWatcher struct {
+	cfg    *config.Config
+	alarms *connector.Alarms
+
+	mu     sync.Mutex
+	slot   *postgres.Slot
+	walEnd connector.LSN
+}
+
+const watchEvery = 5 * time.Second
+
+func newSlotWatcher(cfg *config.Config, alarms *connector.Alarms) *slotWatcher {
+	return &slotWatcher{cfg: cfg, alarms: alarms}
+}
+
+// Run looks until ctx ends.
+func (w *slotWatcher) Run(ctx context.Context) error {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		w.look(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// look asks once. A server that is away is the source's to complain about.
+func (w *slotWatcher) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, watchEvery)
+	defer cancel()
+	slot, end, err := func() (*postgres.Slot, connector.LSN, error) {
+		conn, err := postgres.Connect(ctx, w.cfg.Source.DSN.Reveal())
+		if err != nil {
+			return nil, 0, err
+		}
+		defer conn.Close(context.WithoutCancel(ctx))
+		return postgres.SlotAndEnd(ctx, conn, w.cfg.Source.Slot)
+	}()
+	w.mu.Lock()
+	w.slot, w.walEnd = slot, end
+	w.mu.Unlock()
+	if err != nil || slot == nil {
+		return
+	}
+	budget := w.cfg.Source.WALBudget
+	if slot.RetainedBytes > budget/10*8 {
+		w.alarms.Raise("source/wal", fmt.Sprintf("the slot %q keeps %s of WAL on the server; source.walBudget is %s",
+			w.cfg.Source.Slot, sizeText(slot.RetainedBytes), sizeText(budget)),
+			"look at the other alarms for what holds the checkpoint, and at the server's free disk")
+	} else {
+		w.alarms.Clear("source/wal")
+	}
+}
+
+func (w *slotWatcher) last() (*postgres.Slot, connector.LSN) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.slot, w.walEnd
+}
+
+// sizeText writes bytes as people read them.
+func sizeText(n int64) string {
+	const units = "KMGTP"
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, i := float64(n)/1024, 0
+	for f >= 1024 && i < len(units)-1 {
+		f, i = f/1024, i+1
+	}
+	return fmt.Sprintf("%.1f %ciB", f, units[i])
+}
+
+func printStatus(w io.Writer, s *status.Snapshot) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	line := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	line("state", "%s", s.State)
+	if s.Slot.Known {
+		line("slot", "%s, confirmed %s, keeps %s of WAL (budget %s), wal_status %s", s.Slot.Name, s.Slot.Confirmed, sizeText(s.Slot.RetainedBytes),
+			sizeText(s.Slot.WALBudget), s.Slot.WALStatus)
+		line("lag", "%s, %.1f s", sizeText(s.Lag.Bytes), s.Lag.Seconds)
+	} else {
+		line("slot", "%s: not there, or the server is not to be reached", s.Slot.Name)
+	}
+	if c := s.Checkpoint; c != nil {
+		line("checkpoint", "settled up to %s, confirmed %s, written %s ago", c.Settled, c.Flush, time.Since(c.Written).Round(time.Second))
+	} else {
+		line("checkpoint", "none yet")
+	}
+	line("pending", "%d changes, %d records, %s", s.Pending.Changes, s.Pending.Records, sizeText(int64(s.Pending.Bytes)))
+	letters := make([]string, 0, len(connector.Classes))
+	for _, class := range connector.Classes {
+		letters = append(letters, fmt.Sprintf("%s %d", class, s.DeadLetters[class]))
+	}
+	line("dead letters", "%s", strings.Join(letters, ", "))
+	for _, m := range s.Mappings {
+		line("mapping", "%s (%s, %s): %d delivered since the start", m.Name, m.Table, m.Kind, m.Delivered)
+	}
+	if s.LastErr != nil {
+		line("last error", "%s: %s", s.LastErr.At.Local().Format(time.DateTime), s.LastErr.Text)
+	}
+	for _, a := range s.Alarms {
+		line("ALARM", "%s (since %s)", a.Text, a.Since.Local().Format(time.DateTime))
+		line("", "cure: %s", a.Cure)
+	}
+	return t.Flush()
+}

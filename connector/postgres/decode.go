@@ -164,8 +164,10 @@ func (r *row) fill(t *connector.Table) error {
 	case r.op == connector.Update:
 		for i := range t.Columns {
 			d := connector.Datum{}
-			if t.Columns[i].Key {
-				d = r.new[i] // no old row was sent: the identity stayed as it was
+			// No old row was sent, so the identity stayed as it was. Under FULL one always is, but from a partition that has another
+			// identity than the root, under whose name its rows come: then nothing is known of the old row.
+			if t.Columns[i].Key && t.Identity != connector.IdentityFull {
+				d = r.new[i]
 			}
 			r.old = append(r.old, d)
 		}

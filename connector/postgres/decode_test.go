@@ -66,6 +66,8 @@ func TestRow(t *testing.T) {
 			connector.Tuple{text("1"), absent, absent}, connector.Tuple{text("2"), text("paid"), toast}},
 		"update under FULL": {rowMessage('U', byte('O'), tuple("1", nil, "long"), byte('N'), tuple("1", "paid", unchanged{})), full, connector.Update,
 			connector.Tuple{text("1"), null, text("long")}, connector.Tuple{text("1"), text("paid"), text("long")}},
+		"update under FULL without an old row": {rowMessage('U', byte('N'), tuple("1", "paid", "x")), full, connector.Update,
+			connector.Tuple{absent, absent, absent}, connector.Tuple{text("1"), text("paid"), text("x")}},
 		"delete":            {rowMessage('D', byte('K'), tuple("1", nil, nil)), columns, connector.Delete, connector.Tuple{text("1"), absent, absent}, nil},
 		"delete under FULL": {rowMessage('D', byte('O'), tuple("1", nil, "x")), full, connector.Delete, connector.Tuple{text("1"), null, text("x")}, nil},
 	} {
@@ -75,7 +77,11 @@ func TestRow(t *testing.T) {
 			if err := r.parse(c.data); err != nil {
 				t.Fatal(err)
 			}
-			if err := r.fill(&connector.Table{Columns: c.columns}); err != nil {
+			identity := connector.IdentityDefault
+			if c.columns[2].Key {
+				identity = connector.IdentityFull
+			}
+			if err := r.fill(&connector.Table{Columns: c.columns, Identity: identity}); err != nil {
 				t.Fatal(err)
 			}
 			if r.op != c.op || r.relation != 77 || !sameTuple(r.old, c.old) || !sameTuple(r.new, c.new) {

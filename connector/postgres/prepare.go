@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 )
@@ -78,16 +79,14 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Checkpoint, check
 			saved.Lineage.SystemID, saved.Lineage.Database, saved.Lineage.Slot, id.SystemID, id.DBName, cfg.Slot),
 			"point source.dsn and source.slot at what the state file belongs to, or start with another state.path"}
 	}
-	if err := conn.QueryRow(ctx, "SHOW TimeZone").Scan(&p.TimeZone); err != nil {
-		return nil, err
-	}
-	tables, err := LoadTables(ctx, conn, tableNames(cfg.Uses))
+	server, err := LoadServer(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
-	found := make([]*connector.Table, 0, len(tables))
-	for _, t := range tables {
-		found = append(found, t)
+	p.TimeZone = server.TimeZone
+	found, err := LoadUsed(ctx, conn, cfg.Uses, cfg.Publication)
+	if err != nil {
+		return nil, err
 	}
 	if err := check(found); err != nil {
 		return nil, err
@@ -148,10 +147,17 @@ func refuseSlot(slot *Slot, since connector.LSN) error {
 	return nil
 }
 
-func tableNames(uses []Use) []TableName {
-	names := make([]TableName, len(uses))
-	for i, u := range uses {
-		names[i] = u.Table
+// LoadUsed gives the tables of uses as the catalogue has them, with the columns that the publications send; the missing ones are left out.
+func LoadUsed(ctx context.Context, conn *pgx.Conn, uses []Use, publication string) ([]*connector.Table, error) {
+	byName, err := LoadTables(ctx, conn, tablesOf(uses), publication, InsertPublication(publication))
+	if err != nil {
+		return nil, err
 	}
-	return names
+	tables := make([]*connector.Table, 0, len(byName))
+	for _, u := range uses {
+		if t := byName[u.Table]; t != nil {
+			tables = append(tables, t)
+		}
+	}
+	return tables, nil
 }

@@ -1,0 +1,253 @@
+package postgres
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+)
+
+// tableKinds says what a relation is that can't be published.
+var tableKinds = map[string]string{"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index",
+	"I": "an index", "c": "a composite type", "t": "a TOAST table"}
+
+// tableFindings looks at each wanted table by itself: is it there, can it be published, does it keep of old rows what is wanted.
+func (p *plan) tableFindings() []Finding {
+	var f []Finding
+	for _, u := range p.wanted {
+		r := p.rels[u.Table]
+		if r == nil {
+			f = append(f, p.missingTable(u.Table))
+			continue
+		}
+		f = append(f, r.findings(u)...)
+	}
+	return append(f, p.overlaps()...)
+}
+
+// publishable reports whether the table's own findings leave it fit to be published.
+func (p *plan) publishable(u Use) bool {
+	r := p.rels[u.Table]
+	return r != nil && !slices.ContainsFunc(r.findings(u), func(f Finding) bool { return f.Severity == SeverityError })
+}
+
+func (p *plan) missingTable(t TableName) Finding {
+	text := "it does not exist in database " + p.database
+	if near := nearest(t, p.candidates); near != (TableName{}) {
+		text += "; did you mean " + near.String() + "?"
+	}
+	cure := "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = " + literal(t.Schema) + "; -- then mend table: in the mapping"
+	if !slices.ContainsFunc(p.candidates, func(c TableName) bool { return c.Schema == t.Schema }) {
+		cure = "SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema'); -- then mend table: in the mapping"
+	}
+	return Finding{SeverityError, "table " + t.String(), text, cure}
+}
+
+// overlaps refuses a mapped partition beside its mapped root: everything comes under the root's name.
+func (p *plan) overlaps() []Finding {
+	var f []Finding
+	for _, u := range p.wanted {
+		r := p.rels[u.Table]
+		if r == nil {
+			continue
+		}
+		for _, other := range p.rels {
+			if other.kind == "p" && slices.Contains(r.ancestors, other.oid) {
+				f = append(f, Finding{SeverityError, "table " + u.Table.String(), fmt.Sprintf("it is a partition of %s, which is mapped too: its changes come under that name only. Map %s, with a condition if need be",
+					other.name, other.name), ""})
+			}
+		}
+	}
+	return f
+}
+
+// findings looks at one table.
+func (r *relation) findings(u Use) []Finding {
+	subject := "table " + r.name.String()
+	fail := func(text, cure string) []Finding { return []Finding{{SeverityError, subject, text, cure}} }
+	switch {
+	case r.system:
+		return fail("it belongs to the system: PostgreSQL does not stream its changes", "")
+	case r.kind != "r" && r.kind != "p":
+		what := tableKinds[r.kind]
+		if what == "" {
+			what = "not a table"
+		}
+		return fail("it is "+what+": only tables have changes to stream. Map the tables below it", "")
+	case r.persistence == "t":
+		return fail("it is a temporary table, whose changes PostgreSQL does not stream", "")
+	case r.persistence == "u":
+		return fail("it is unlogged: PostgreSQL writes no WAL of its changes", "ALTER TABLE "+r.name.SQL()+" SET LOGGED;")
+	}
+	var f []Finding
+	if u.rewrites() {
+		f = append(f, r.identityFindings(subject)...)
+	}
+	if len(r.children) > 0 {
+		f = append(f, Finding{SeverityWarning, subject, fmt.Sprintf("%s inherit from it: their rows come under their own names, and no mapping of this table sees them",
+			joinNames(r.children, TableName.String)), ""})
+	}
+	if !r.mayUse || !r.mayRead {
+		cure := ""
+		if !r.mayUse {
+			cure = "GRANT USAGE ON SCHEMA " + quoteIdent(r.name.Schema) + " TO " + r.role + ";\n"
+		}
+		f = append(f, Finding{SeverityWarning, subject, "this role may not read it: the stream needs no such right, but preview and backfill do",
+			cure + "GRANT SELECT ON TABLE " + r.name.SQL() + " TO " + r.role + ";"})
+	}
+	if r.rowSecurity {
+		f = append(f, Finding{SeverityWarning, subject, "row level security hides rows from this role: the stream has all of them, but preview and backfill don't",
+			"ALTER ROLE " + r.role + " BYPASSRLS;"})
+	}
+	return f
+}
+
+// unidentified gives what of the table, or of its partitions, has no replica identity: to publish updates of it makes them fail.
+func (r *relation) unidentified() []leaf {
+	var without []leaf
+	for _, l := range r.holders() {
+		if !l.identity.usable() {
+			without = append(without, l)
+		}
+	}
+	return without
+}
+
+// holders gives what holds the table's rows: the table itself, or its partitions.
+func (r *relation) holders() []leaf {
+	if r.kind == "p" && len(r.leaves) > 0 {
+		return r.leaves
+	}
+	return []leaf{{r.name, r.identity}}
+}
+
+// weaker gives the partitions that keep less of an old row than the root's Relation message promises. Read against that promise, a column
+// that was not sent would pass for one that did not change.
+func (r *relation) weaker() []leaf {
+	var weak []leaf
+	for _, l := range r.leaves {
+		if l.identity.letter == connector.IdentityFull {
+			continue
+		}
+		missing := r.identity.letter == connector.IdentityFull || slices.ContainsFunc(r.identity.keys,
+			func(k string) bool { return !slices.Contains(l.identity.keys, k) })
+		if missing {
+			weak = append(weak, l)
+		}
+	}
+	return weak
+}
+
+func (r *relation) identityFindings(subject string) []Finding {
+	if without := r.unidentified(); len(without) > 0 {
+		why := "it has no replica identity"
+		if len(r.leaves) > 0 {
+			why = "its partitions " + joinNames(without, func(l leaf) string { return l.name.String() }) + " have no replica identity"
+			if len(without) == 1 {
+				why = "its partition " + without[0].name.String() + " has no replica identity"
+			}
+		}
+		switch i := without[0].identity; {
+		case i.letter == connector.IdentityNothing:
+			why += " (REPLICA IDENTITY NOTHING)"
+		case i.letter == connector.IdentityIndex:
+			why += " (its index is gone)"
+		default:
+			why += " (no primary key)"
+		}
+		return []Finding{{SeverityError, subject, why + ": updates or deletes of it are mapped, and publishing them would make the application's own UPDATE and DELETE fail", r.identityCure()}}
+	}
+	if weak := r.weaker(); len(weak) > 0 {
+		var cure []string
+		for _, l := range weak {
+			cure = append(cure, "ALTER TABLE "+l.name.SQL()+" REPLICA IDENTITY FULL;")
+		}
+		return []Finding{{SeverityError, subject, "its partitions " + joinNames(weak, func(l leaf) string { return l.name.String() }) +
+			" keep less of an old row than the table's own replica identity says; each partition has its own setting, new ones too",
+			strings.Join(cure, "\n")}}
+	}
+	return nil
+}
+
+// identityCure gives the SQL that lets updates of the table be published.
+func (r *relation) identityCure() string {
+	var lines []string
+	for _, l := range r.unidentified() {
+		if l.identity.primaryKey {
+			lines = append(lines, "ALTER TABLE "+l.name.SQL()+" REPLICA IDENTITY DEFAULT; -- or FULL, where a mapping reads old columns beyond the primary key")
+		} else {
+			lines = append(lines, "ALTER TABLE "+l.name.SQL()+" REPLICA IDENTITY FULL; -- or give it a primary key: ADD PRIMARY KEY (...)")
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// coverage looks at how the publications send the tables that they cover: partitions under another name, row filters, column lists.
+func (p *plan) coverage() []Finding {
+	var f []Finding
+	for _, u := range p.uses {
+		r := p.rels[u.Table]
+		subject := "table " + u.Table.String()
+		var covering []*Publication
+		var members []Member
+		for _, pub := range []*Publication{p.main, p.ins} {
+			if pub == nil || !slices.Contains(p.names, pub.Name) {
+				continue
+			}
+			if m, ok := pub.covers(r); ok {
+				covering, members = append(covering, pub), append(members, m)
+			}
+		}
+		filtered := len(members) > 0
+		for i, m := range members {
+			filtered = filtered && m.Filter != ""
+			if pub := covering[i]; pub.ViaRoot && m.TableName != u.Table && len(r.ancestors) > 0 {
+				f = append(f, Finding{SeverityError, subject, fmt.Sprintf("it is a partition, and publication %s sends its changes under the name of %s: map that instead, with a condition if need be",
+					pub.Name, m.TableName), ""})
+			}
+			f = append(f, listFindings(subject, u, r, covering[i], m)...)
+		}
+		if filtered {
+			f = append(f, Finding{SeverityWarning, subject, fmt.Sprintf("publication %s has a row filter: rows that it keeps out reach no mapping, and one that an update moves across it comes as an insert or a delete",
+				joinNames(covering, func(p *Publication) string { return p.Name })), ""})
+		}
+		if len(members) == 2 && !slices.Equal(members[0].Columns, members[1].Columns) {
+			f = append(f, Finding{SeverityError, subject, "the two publications have different column lists for it, which PostgreSQL refuses to stream",
+				"ALTER PUBLICATION " + quoteIdent(covering[1].Name) + " DROP TABLE " + sqlList([]TableName{members[1].TableName}) + ";"})
+		}
+		if len(r.unidentified()) > 0 && slices.ContainsFunc(covering, func(p *Publication) bool { return p.Update || p.Delete }) {
+			f = append(f, Finding{SeverityWarning, subject, "it has no replica identity, and a publication that it is in publishes updates: the application's UPDATE and DELETE of it fail", r.identityCure()})
+		}
+	}
+	return f
+}
+
+// listFindings looks at a column list: a column that a mapping reads, and the replica identity's, must be on it.
+func listFindings(subject string, u Use, r *relation, pub *Publication, m Member) []Finding {
+	if m.Columns == nil {
+		return nil
+	}
+	again := "ALTER PUBLICATION " + quoteIdent(pub.Name) + " DROP TABLE " + sqlList([]TableName{m.TableName}) + ";\nALTER PUBLICATION " +
+		quoteIdent(pub.Name) + " ADD TABLE " + sqlList([]TableName{m.TableName}) + ";"
+	var missing []string
+	for _, c := range u.Columns {
+		if !slices.Contains(m.Columns, c) {
+			missing = append(missing, c)
+		}
+	}
+	if len(missing) > 0 {
+		return []Finding{{SeverityError, subject, fmt.Sprintf("publication %s has a column list without %s, which the mappings read", pub.Name, strings.Join(missing, ", ")), again}}
+	}
+	if pub.Update || pub.Delete {
+		for _, l := range r.holders() {
+			if l.identity.letter == connector.IdentityFull || slices.ContainsFunc(l.identity.keys, func(k string) bool { return !slices.Contains(m.Columns, k) }) {
+				return []Finding{{SeverityError, subject, fmt.Sprintf("publication %s has a column list that leaves out columns of the replica identity: the application's UPDATE and DELETE fail", pub.Name), again}}
+			}
+		}
+	}
+	if u.Columns == nil {
+		return []Finding{{SeverityWarning, subject, fmt.Sprintf("publication %s has a column list: mappings see %s only", pub.Name, strings.Join(m.Columns, ", ")), again}}
+	}
+	return nil
+}

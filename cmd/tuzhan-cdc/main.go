@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -31,6 +33,7 @@ func (e usageError) Unwrap() error { return e.error }
 var errQuiet = errors.New("failed")
 
 func main() {
+	log.SetOutput(io.Discard) // net/http writes what a server sent out of turn to the global logger
 	// A second signal takes the default way: it ends the process at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
@@ -44,8 +47,8 @@ type streams struct {
 }
 
 // execute runs one command and returns the exit code.
-func execute(ctx context.Context, args []string, io streams) int {
-	root := newRoot(io)
+func execute(ctx context.Context, args []string, std streams) int {
+	root := newRoot(std)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var usage usageError
@@ -55,14 +58,14 @@ func execute(ctx context.Context, args []string, io streams) int {
 	case errors.Is(err, errQuiet):
 		return exitFailed
 	case errors.As(err, &usage):
-		fmt.Fprintln(io.err, err)
+		fmt.Fprintln(std.err, err)
 		return exitUsage
 	}
-	fmt.Fprintln(io.err, "tuzhan-cdc:", err)
+	fmt.Fprintln(std.err, "tuzhan-cdc:", err)
 	return exitFailed
 }
 
-func newRoot(io streams) *cobra.Command {
+func newRoot(std streams) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "tuzhan-cdc",
 		Short: "Brings the row changes of a CRM on PostgreSQL to the Tuzhan (兔展) platform",
@@ -73,15 +76,15 @@ Exit codes: 0 fine, 1 failed, 2 the configuration or the command line is wrong.`
 		SilenceErrors: true, SilenceUsage: true,
 		Args: noArgs,
 	}
-	root.SetIn(io.in)
-	root.SetOut(io.out)
-	root.SetErr(io.err)
+	root.SetIn(std.in)
+	root.SetOut(std.out)
+	root.SetErr(std.err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w\nsee `%s --help`", err, c.CommandPath())}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().StringP("config", "c", "tuzhan-cdc.yaml", "the configuration `file`")
-	root.AddCommand(runCommand(), checkCommand(), statusCommand(), deadLettersCommand(), versionCommand(), demoCommand())
+	root.AddCommand(runCommand(), checkCommand(), statusCommand(), deadLettersCommand(), slotCommand(), versionCommand(), demoCommand())
 	return root
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,6 +69,7 @@ type connectorParts struct {
 	started  time.Time
 	alarms   *connector.Alarms
 	store    *state.SQLite
+	reader   *state.Reader
 	watcher  *slotWatcher
 	source   *postgres.Source
 	delivery *delivery.Delivery
@@ -87,7 +89,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 			err = closing
 		}
 	}()
-	parts.store = store
+	parts.store, parts.reader = store, store.Reader
 	parts.watcher = newSlotWatcher(cfg, parts.alarms)
 	view.set(parts)
 	g, ctx := errgroup.WithContext(ctx)
@@ -134,12 +136,13 @@ func runPipeline(ctx context.Context, cfg *config.Config, log *slog.Logger, shut
 	if err != nil {
 		return err
 	}
+	defer client.Close()
 	parts.pipeline = connector.NewPipeline(connector.PipelineOptions{
 		Mapper: cfg.Mappings.Mapper(mapping.Options{SystemID: prepared.Lineage.SystemID, Database: prepared.Lineage.Database,
 			TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != ""}),
 		Store: parts.store, Saved: saved, Alarms: parts.alarms, Log: log})
 	parts.delivery = delivery.New(deliveryConfig(cfg, shutdown), delivery.Ports{Platform: client, Store: parts.store,
-		Settle: parts.pipeline.Settle, CountOpen: parts.store.OpenLetters, Alarms: parts.alarms, Log: log}, saved.OpenLetters)
+		Settle: parts.pipeline.Settle, CountOpen: countOpen(parts.store), Alarms: parts.alarms, Log: log}, saved.OpenLetters)
 	parts.source = postgres.NewSource(source, prepared, parts.alarms, log)
 	view.set(&parts)
 	if err := parts.pipeline.Run(ctx, parts.source, parts.delivery); err != nil {
@@ -166,9 +169,20 @@ func uses(set *mapping.Set) []postgres.Use {
 
 func deliveryConfig(cfg *config.Config, shutdown time.Duration) delivery.Config {
 	d := cfg.Delivery
-	return delivery.Config{Concurrency: d.Concurrency, PointConcurrency: d.PointConcurrency, MaxBatch: d.MaxBatch, MaxBatchBytes: int(d.MaxBatchBytes),
-		MaxPending: d.MaxPending, MaxPendingBytes: int(d.MaxPendingBytes), BackoffInitial: d.Backoff.Initial, BackoffMax: d.Backoff.Max,
+	return delivery.Config{Concurrency: d.Concurrency, PointConcurrency: d.PointConcurrency, MaxBatch: d.MaxBatch, MaxBatchBytes: d.MaxBatchBytes,
+		MaxPending: d.MaxPending, MaxPendingBytes: d.MaxPendingBytes, BackoffInitial: d.Backoff.Initial, BackoffMax: d.Backoff.Max,
 		MaxDeadLetters: d.MaxDeadLetters, ShutdownTimeout: shutdown}
+}
+
+// countOpen counts the open dead letters of all classes.
+func countOpen(store *state.SQLite) func(context.Context) (int, error) {
+	return func(ctx context.Context) (n int, err error) {
+		counts, err := store.CountOpen(ctx)
+		for _, c := range counts {
+			n += c
+		}
+		return n, err
+	}
 }
 
 // timeZone is the zone of timestamps without one: the file's, else the database's.
@@ -183,6 +197,25 @@ func timeZone(cfg *config.Config, p *postgres.Prepared) (*time.Location, error) 
 	return zone, nil
 }
 
+// newPlatform makes the client. Secrets are read again where the platform refuses them.
 func newPlatform(cfg *config.Config, log *slog.Logger) (*platform.Client, error) {
-	return platform.New(platform.Config{}, log)
+	p, d := cfg.Platform, cfg.Delivery
+	c := platform.Config{
+		BaseURL: p.BaseURL,
+		Paths: platform.Paths{Point: string(p.Paths.Point), PointDecrease: string(p.Paths.PointDecrease), Event: string(p.Paths.Event),
+			GroupRelation: string(p.Paths.GroupRelation), Token: string(p.Paths.Token)},
+		Timeout: p.Timeout, RequestsPerSecond: p.RequestsPerSecond, MaxConns: 2*d.Concurrency + 2*d.PointConcurrency,
+		UserAgent: "tuzhan-cdc/" + version, Logger: log,
+	}
+	if p.Token.IsSet() {
+		c.Token = p.Token.Current
+	} else {
+		c.AppID, c.AppSecret = p.AppID, p.AppSecret.Current
+	}
+	return platform.New(c)
 }
+
+// environment looks up what ${NAME} means in the file.
+func environment(name string) (string, bool) { return os.LookupEnv(name) }
+
+func discardLogger() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -79,7 +79,9 @@ func stoppedStatus(ctx context.Context, cfg *config.Config) (*status.Snapshot, e
 }
 
 // view gives snapshots of a connector whose parts come one after the other.
-type view struct{ parts atomic.Pointer[connectorParts] }
+type view struct {
+	parts atomic.Pointer[connectorParts]
+}
 
 func (v *view) set(p *connectorParts) {
 	q := *p
@@ -95,10 +97,10 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		s.DeadLetters[class] = 0
 	}
 	s.Slot = status.Slot{Name: p.cfg.Source.Slot, WALBudget: p.cfg.Source.WALBudget}
-	if slot, end := p.watcher.last(); slot != nil {
+	if slot := p.watcher.last(); slot != nil && slot.Exists {
 		s.Slot.Known, s.Slot.Active, s.Slot.WALStatus = true, slot.Active, slot.WALStatus
-		s.Slot.Confirmed, s.Slot.RetainedBytes = slot.ConfirmedFlush, slot.RetainedBytes
-		s.Lag.Bytes = max(0, int64(end)-int64(slot.ConfirmedFlush))
+		s.Slot.Confirmed, s.Slot.RetainedBytes = slot.ConfirmedFlush, slot.Retained
+		s.Lag.Bytes = max(0, int64(slot.WALEnd)-int64(slot.ConfirmedFlush))
 	}
 	if p.reader != nil {
 		if open, err := p.reader.CountOpen(ctx); err == nil {
@@ -147,9 +149,8 @@ type slotWatcher struct {
 	cfg    *config.Config
 	alarms *connector.Alarms
 
-	mu     sync.Mutex
-	slot   *postgres.Slot
-	walEnd connector.LSN
+	mu   sync.Mutex
+	slot *postgres.Slot
 }
 
 const watchEvery = 5 * time.Second
@@ -176,34 +177,34 @@ func (w *slotWatcher) Run(ctx context.Context) error {
 func (w *slotWatcher) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, watchEvery)
 	defer cancel()
-	slot, end, err := func() (*postgres.Slot, connector.LSN, error) {
+	slot, err := func() (*postgres.Slot, error) {
 		conn, err := postgres.Connect(ctx, w.cfg.Source.DSN.Reveal())
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		defer conn.Close(context.WithoutCancel(ctx))
-		return postgres.SlotAndEnd(ctx, conn, w.cfg.Source.Slot)
+		return postgres.SlotState(ctx, conn, w.cfg.Source.Slot)
 	}()
 	w.mu.Lock()
-	w.slot, w.walEnd = slot, end
+	w.slot = slot
 	w.mu.Unlock()
-	if err != nil || slot == nil {
+	if err != nil || !slot.Exists {
 		return
 	}
 	budget := w.cfg.Source.WALBudget
-	if slot.RetainedBytes > budget/10*8 {
+	if slot.Retained > budget/10*8 {
 		w.alarms.Raise("source/wal", fmt.Sprintf("the slot %q keeps %s of WAL on the server; source.walBudget is %s",
-			w.cfg.Source.Slot, sizeText(slot.RetainedBytes), sizeText(budget)),
+			w.cfg.Source.Slot, sizeText(slot.Retained), sizeText(budget)),
 			"look at the other alarms for what holds the checkpoint, and at the server's free disk")
 	} else {
 		w.alarms.Clear("source/wal")
 	}
 }
 
-func (w *slotWatcher) last() (*postgres.Slot, connector.LSN) {
+func (w *slotWatcher) last() *postgres.Slot {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.slot, w.walEnd
+	return w.slot
 }
 
 // sizeText writes bytes as people read them.

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
+)
+
+func checkCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "check", Short: "Checks the file, the database and the platform's token, each finding with its cure", Args: noArgs,
+		Long: `Checks the configuration file; then, where they are to be reached, the database (wal_level, rights, tables, columns, types, replica identity, publications,
+slot) and the platform (the token call; no data is sent). Changes nothing.
+
+Exits with 2 where the file is wrong, with 1 where something else would keep the connector from running, else with 0: a slot and publications that
+are missing are made by run, where the role may. A database or a platform that is not to be reached is a warning.`,
+		Example: "  tuzhan-cdc check -c tuzhan-cdc.yaml\n  tuzhan-cdc check --offline",
+	}
+	output := outputFlag(c)
+	offline := c.Flags().Bool("offline", false, "check the file only")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := checkOutput(*output); err != nil {
+			return err
+		}
+		cfg, err := loadConfig(c)
+		if err != nil {
+			return err
+		}
+		findings := []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "file", Text: fmt.Sprintf("%s: %d mappings", cfg.File, len(cfg.Mappings.List()))}}
+		if !*offline {
+			findings = append(findings, checkDatabase(c.Context(), cfg)...)
+			findings = append(findings, checkPlatform(c.Context(), cfg)...)
+		}
+		if *output == "json" {
+			err = printJSON(c.OutOrStdout(), findings)
+		} else {
+			err = printFindings(c.OutOrStdout(), findings)
+		}
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(findings, func(f postgres.Finding) bool { return f.Severity == postgres.SeverityError }) {
+			return errQuiet
+		}
+		return nil
+	}
+	return c
+}
+
+// checkTimeout bounds what check asks of one neighbour.
+const checkTimeout = 30 * time.Second
+
+// checkDatabase gives what the database has to say, and what the mappings have to say of its tables.
+func checkDatabase(ctx context.Context, cfg *config.Config) []postgres.Finding {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	conn, err := postgres.Connect(ctx, cfg.Source.DSN.Reveal())
+	if err != nil {
+		return []postgres.Finding{failure("database", err)}
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	report, err := postgres.Preflight(ctx, conn, postgres.PreflightParams{Uses: uses(cfg.Mappings), Slot: cfg.Source.Slot,
+		Publication: cfg.Source.Publication, WALBudget: cfg.Source.WALBudget})
+	if err != nil {
+		return []postgres.Finding{failure("database", err)}
+	}
+	tables, err := postgres.LoadUsed(ctx, conn, uses(cfg.Mappings), cfg.Source.Publication)
+	if err != nil {
+		return append(report.Findings, failure("database", err))
+	}
+	return append(report.Findings, mappingFindings(cfg.Mappings, tables)...)
+}
+
+// failure is a neighbour that could not be asked: a warning where that passes, else an error.
+func failure(subject string, err error) postgres.Finding {
+	f := postgres.Finding{Severity: postgres.SeverityError, Subject: subject, Text: postgres.Explain(err).Error()}
+	var refusal *postgres.Refusal
+	if errors.As(postgres.Explain(err), &refusal) {
+		f.Text, f.Cure = refusal.Text, refusal.Cure
+	}
+	if postgres.Passing(err) {
+		f.Severity = postgres.SeverityWarning
+		f.Text = "not to be reached, so not checked: " + f.Text
+	}
+	return f
+}
+
+// checkPlatform makes the token call.
+func checkPlatform(ctx context.Context, cfg *config.Config) []postgres.Finding {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	client, err := newPlatform(cfg, discardLogger())
+	if err != nil {
+		return []postgres.Finding{{Severity: postgres.SeverityError, Subject: "platform", Text: err.Error()}}
+	}
+	defer client.Close()
+	found, err := client.Check(ctx)
+	if err == nil {
+		return []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "platform", Text: found}}
+	}
+	f := postgres.Finding{Severity: postgres.SeverityError, Subject: "platform", Text: err.Error()}
+	var e *platform.Error
+	if errors.As(err, &e) {
+		f.Text, f.Cure = e.Op+": "+e.Reason, e.Cure
+	}
+	return []postgres.Finding{f}
+}
+
+// checkTables is the look at the tables that run takes before it makes or streams anything: the same that check prints.
+func checkTables(set *mapping.Set) func([]*connector.Table) error {
+	return func(tables []*connector.Table) error {
+		var texts []string
+		for _, f := range mappingFindings(set, tables) {
+			if f.Severity != postgres.SeverityError {
+				continue
+			}
+			text := f.Text
+			if f.Cure != "" {
+				text += "\n  cure: " + f.Cure
+			}
+			texts = append(texts, text)
+		}
+		if len(texts) == 0 {
+			return nil
+		}
+		return errors.New("the mappings do not fit the tables:\n" + strings.Join(texts, "\n"))
+	}
+}
+
+func printFindings(w io.Writer, findings []postgres.Finding) error {
+	counts := map[postgres.Severity]int{}
+	for _, f := range findings {
+		counts[f.Severity]++
+		text := strings.ReplaceAll(f.Text, "\n", "\n         ")
+		if _, err := fmt.Fprintf(w, "%-8s %s: %s\n", f.Severity, f.Subject, text); err != nil {
+			return err
+		}
+		if f.Cure != "" {
+			fmt.Fprintf(w, "         cure: %s\n", strings.ReplaceAll(f.Cure, "\n", "\n               "))
+		}
+	}
+	_, err := fmt.Fprintf(w, "%d errors, %d warnings\n", counts[postgres.SeverityError], counts[postgres.SeverityWarning])
+	return err
+}

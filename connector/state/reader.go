@@ -1,0 +1,304 @@
+package state
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+)
+
+// busyTimeout is how long a connection waits for a lock that another one holds.
+const busyTimeout = 10 * time.Second
+
+// Reader reads a state: for commands, and inside the running connector. Safe for concurrent use. It sees what was committed.
+type Reader struct {
+	path string
+	db   *sql.DB
+}
+
+// OpenReader opens the state file at path for reading: it takes no lock and never keeps a running connector from writing. The file must be there
+// (else the error is fs.ErrNotExist) and of this program's version. Close it after use.
+//
+// SQLite needs write access to the directory even to read, for the -shm file: run it as the connector's user, or as root.
+func OpenReader(ctx context.Context, path string) (*Reader, error) {
+	path, err := resolve(path)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, &Error{Op: "opening", Path: path, Err: fs.ErrNotExist,
+			Cure: "`tuzhan-cdc run` makes it at its first start: check state.path, and the directory you stand in if it is relative"}
+	}
+	r := newReader(path)
+	version, err := identify(ctx, r.db, path, schemaVersion)
+	switch {
+	case err == nil && version == 0:
+		err = &Error{Op: "opening", Path: path, Err: errors.New("it is empty"), Cure: "`tuzhan-cdc run` fills it at its first start"}
+	case err == nil && version < schemaVersion:
+		err = &Error{Op: "opening", Path: path, Err: fmt.Errorf("it was written by an older version (%d; this program reads %d)", version, schemaVersion),
+			Cure: "start `tuzhan-cdc run` of this version once: it migrates the file"}
+	}
+	if err != nil {
+		r.db.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// newReader does not touch the file yet.
+func newReader(path string) *Reader {
+	// The only error that Open gives is an unknown driver's.
+	db, _ := sql.Open("sqlite", dsn(path, "ro"))
+	db.SetMaxOpenConns(2)
+	return &Reader{path: path, db: db}
+}
+
+// dsn gives the URI of path, with everything in it quoted that SQLite would read as a parameter.
+func dsn(path, mode string) string {
+	u := url.URL{Scheme: "file", Path: path}
+	u.RawQuery = url.Values{"mode": {mode}, "_busy_timeout": {fmt.Sprint(busyTimeout.Milliseconds())}, "_foreign_keys": {"on"},
+		"_dqs": {"0"}}.Encode()
+	return u.String()
+}
+
+// Close closes the reader.
+func (r *Reader) Close() error { return r.db.Close() }
+
+// Load gives what the state knew when the process started: call it before the first write.
+func (r *Reader) Load(ctx context.Context) (*connector.Saved, error) {
+	saved, err := r.load(ctx)
+	return saved, fault("reading", r.path, err)
+}
+
+func (r *Reader) load(ctx context.Context) (*connector.Saved, error) {
+	tx, err := r.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Rollback() // nothing was written
+	saved := &connector.Saved{Known: map[connector.RecordKey]connector.Known{}}
+	if saved.Checkpoint, _, err = readCheckpoint(ctx, tx); err != nil {
+		return nil, err
+	}
+	covered := coverage(saved.Checkpoint)
+	var settled connector.Position
+	if saved.Checkpoint != nil {
+		settled = saved.Checkpoint.Settled
+	}
+	known := func(query string, args ...any) error {
+		rows, err := tx.QueryContext(ctx, query, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var k connector.RecordKey
+			var lsn int64
+			var what connector.Known
+			if err := rows.Scan(&lsn, &k.Position.Index, &k.Mapping, &k.CommitTime, &k.Number, &what); err != nil {
+				return err
+			}
+			k.Position.Commit = unsigned(lsn)
+			if !covered(k.Position) {
+				saved.Known[k] = what
+			}
+		}
+		return rows.Err()
+	}
+	if err := known(`SELECT commit_lsn, idx, mapping, commit_time, number, CASE applied WHEN 0 THEN ? ELSE ? END FROM point`,
+		connector.Intended, connector.Applied); err != nil {
+		return nil, err
+	}
+	// LSNs from 2^63 on are stored as negative numbers. The letters come last: they win.
+	if err := known(`SELECT commit_lsn, idx, mapping, commit_time, number, ? FROM dead_letter WHERE (commit_lsn, idx) >= (?, ?) OR commit_lsn < 0`,
+		connector.Lettered, signed(settled.Commit), settled.Index); err != nil {
+		return nil, err
+	}
+	return saved, tx.QueryRowContext(ctx, "SELECT count(*) FROM dead_letter WHERE closed IS NULL").Scan(&saved.OpenLetters)
+}
+
+// Checkpoint gives the checkpoint as it is on disk; nil where none was written yet.
+func (r *Reader) Checkpoint(ctx context.Context) (*connector.Checkpoint, error) {
+	cp, _, err := readCheckpoint(ctx, r.db)
+	return cp, fault("reading", r.path, err)
+}
+
+// readCheckpoint also gives the stored lists as they are, to compare the next ones with.
+func readCheckpoint(ctx context.Context, q queryer) (*connector.Checkpoint, lists, error) {
+	cp := &connector.Checkpoint{}
+	var settled, flush int64
+	var committed, written sql.NullInt64
+	var l lists
+	err := q.QueryRowContext(ctx, `SELECT system_id, database_name, slot, settled_lsn, settled_idx, flush_lsn, commit_time, written, ranges, partial
+		FROM checkpoint LEFT JOIN beyond USING (id)`).Scan(&cp.Lineage.SystemID, &cp.Lineage.Database, &cp.Lineage.Slot,
+		&settled, &cp.Settled.Index, &flush, &committed, &written, &l.ranges, &l.partial)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, lists{}, nil
+	} else if err != nil {
+		return nil, lists{}, err
+	}
+	cp.Settled.Commit, cp.Flush = unsigned(settled), unsigned(flush)
+	cp.CommitTime, cp.Written = fromStamp(committed), fromStamp(written)
+	if cp.Ranges, err = decodeRanges(l.ranges); err == nil {
+		cp.Partial, err = decodeKeys(l.partial)
+	}
+	if err != nil {
+		return nil, lists{}, &damage{err}
+	}
+	return cp, l, nil
+}
+
+// damage is a stored value that no program of ours wrote.
+type damage struct{ err error }
+
+func (d *damage) Error() string   { return ErrDamaged.Error() + ": " + d.err.Error() }
+func (d *damage) Unwrap() []error { return []error{ErrDamaged, d.err} }
+
+// Filter says which dead letters to give. The zero value gives all; what is set must all hold.
+type Filter struct {
+	// IDs gives only these, in the order of their ids all the same.
+	IDs     []int64
+	Class   connector.Class
+	Mapping string
+	Kind    connector.Kind
+	// Open gives the open ones only (true) or the closed ones only (false); nil gives both.
+	Open *bool
+	// After gives those with a greater id only: with Limit, the next page.
+	After int64
+	// Limit is how many come at most; 0: no limit.
+	Limit int
+}
+
+const letterColumns = `id, class, kind, mapping, table_name, commit_lsn, idx, number, commit_time, payload, envelope, opt_type, keys,
+	decrease, change, reason, attempts, answer, created, closed, resolution`
+
+// Letters gives the dead letters that f asks for, by ascending id. All of them are held in memory: page through many.
+func (r *Reader) Letters(ctx context.Context, f Filter) ([]*connector.DeadLetter, error) {
+	where, args := []string{"id > ?"}, []any{f.After}
+	add := func(condition string, arg any) { where, args = append(where, condition), append(args, arg) }
+	if len(f.IDs) > 0 {
+		ids, err := json.Marshal(f.IDs)
+		if err != nil {
+			return nil, err
+		}
+		add("id IN (SELECT value FROM json_each(?))", string(ids))
+	}
+	if f.Class != "" {
+		add("class = ?", string(f.Class))
+	}
+	if f.Mapping != "" {
+		add("mapping = ?", f.Mapping)
+	}
+	if f.Kind != 0 {
+		add("kind = ?", f.Kind.String())
+	}
+	if f.Open != nil && *f.Open {
+		where = append(where, "closed IS NULL")
+	} else if f.Open != nil {
+		where = append(where, "closed IS NOT NULL")
+	}
+	limit := -1
+	if f.Limit > 0 {
+		limit = f.Limit
+	}
+	letters, err := r.letters(ctx, "WHERE "+strings.Join(where, " AND ")+" ORDER BY id LIMIT ?", append(args, limit)...)
+	return letters, fault("reading", r.path, err)
+}
+
+// Letter gives one dead letter, open or closed; ErrNoLetter where there is none with that id.
+func (r *Reader) Letter(ctx context.Context, id int64) (*connector.DeadLetter, error) {
+	letters, err := r.letters(ctx, "WHERE id = ?", id)
+	if err != nil {
+		return nil, fault("reading", r.path, err)
+	}
+	if len(letters) == 0 {
+		return nil, fmt.Errorf("%w: %d (`tuzhan-cdc deadletters list` shows all)", ErrNoLetter, id)
+	}
+	return letters[0], nil
+}
+
+func (r *Reader) letters(ctx context.Context, where string, args ...any) ([]*connector.DeadLetter, error) {
+	rows, err := r.db.QueryContext(ctx, "SELECT "+letterColumns+" FROM dead_letter "+where, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var letters []*connector.DeadLetter
+	for rows.Next() {
+		l, err := scanLetter(rows)
+		if err != nil {
+			return nil, err
+		}
+		letters = append(letters, l)
+	}
+	return letters, rows.Err()
+}
+
+func scanLetter(rows *sql.Rows) (*connector.DeadLetter, error) {
+	l := &connector.DeadLetter{}
+	var kind string
+	var lsn, commitTime int64
+	var created, closed sql.NullInt64
+	var payload, keys, change []byte
+	var answer sql.NullString
+	if err := rows.Scan(&l.ID, &l.Class, &kind, &l.Mapping, &l.Table, &lsn, &l.Position.Index, &l.Number, &commitTime, &payload, &l.Envelope,
+		&l.OptType, &keys, &l.Decrease, &change, &l.Reason, &l.Attempts, &answer, &created, &closed, &l.Resolution); err != nil {
+		return nil, err
+	}
+	l.Kind, l.Position.Commit, l.CommitTime = connector.KindOf(kind), unsigned(lsn), time.UnixMicro(commitTime).UTC()
+	l.Payload, l.Change = payload, change
+	l.Created, l.Closed = fromStamp(created), fromStamp(closed)
+	var err error
+	if l.Keys, err = decodeHashes(keys); err != nil {
+		return nil, &damage{err}
+	}
+	if answer.Valid {
+		l.Answer = &connector.LetterAnswer{}
+		if err := json.Unmarshal([]byte(answer.String), l.Answer); err != nil {
+			return nil, &damage{errors.New("the answer of a dead letter can't be decoded")}
+		}
+	}
+	return l, nil
+}
+
+// CountOpen counts the open dead letters by class; a class that has none is not in it.
+func (r *Reader) CountOpen(ctx context.Context) (map[connector.Class]int, error) {
+	counts, err := r.countOpen(ctx)
+	return counts, fault("reading", r.path, err)
+}
+
+func (r *Reader) countOpen(ctx context.Context) (map[connector.Class]int, error) {
+	rows, err := r.db.QueryContext(ctx, "SELECT class, count(*) FROM dead_letter WHERE closed IS NULL GROUP BY class")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	counts := map[connector.Class]int{}
+	for rows.Next() {
+		var class connector.Class
+		var n int
+		if err := rows.Scan(&class, &n); err != nil {
+			return nil, err
+		}
+		counts[class] = n
+	}
+	return counts, rows.Err()
+}
+
+// fromStamp is the inverse of stamp.
+func fromStamp(v sql.NullInt64) time.Time {
+	if !v.Valid {
+		return time.Time{}
+	}
+	return time.UnixMicro(v.Int64).UTC()
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// TestServes: one line with the address when it is ready, answers there, and exit 0 when it is told to stop, delays notwithstanding.
+func TestServes(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	out, in := io.Pipe()
+	var errs bytes.Buffer
+	exit := make(chan int, 1)
+	go func() {
+		exit <- run(ctx, []string{"--listen", "127.0.0.1:0", "--token", "t", "--point-path", "/p", "--event-keys", "c_a,c_b"}, in, &errs)
+		in.Close()
+	}()
+	line, err := bufio.NewReader(out).ReadString('\n')
+	base, ok := strings.CutPrefix(strings.TrimSpace(line), "platformsim listens on ")
+	if err != nil || !ok {
+		t.Fatalf("%q %v %s", line, err, errs.String())
+	}
+	post := func(path, body string) string {
+		t.Helper()
+		req, _ := http.NewRequest(http.MethodPost, base+path, strings.NewReader(body))
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("X-Token", "t")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(resp.Body)
+		return string(b)
+	}
+	const point = `{"audienceUserId":1,"point":2,"remark":"r"}`
+	if got := post("/p", point); !strings.Contains(got, `"code":"200"`) {
+		t.Errorf("point: %s", got)
+	}
+	event := `{"publicParams":{},"data":[{"identities":[{"identityValue":"1","identityType":"phone"}],"eventKey":"c_c"}]}`
+	if got := post("/api/integrate/event/v2/batchAdd", event); !strings.Contains(got, "is not defined") {
+		t.Errorf("event: %s", got)
+	}
+	post("/_sim/faults", `{"delay":"1h"}`)
+	answered := make(chan string, 1)
+	go func() {
+		resp, err := http.Post(base+"/p", "application/json", strings.NewReader(point))
+		if err != nil {
+			answered <- err.Error()
+			return
+		}
+		resp.Body.Close()
+		answered <- resp.Status
+	}()
+	// The delayed request must be there before the end.
+	if stats := get(t, base+"/_sim/wait?endpoint=point&inFlight=1"); !strings.Contains(stats, `"inFlight":1`) {
+		t.Errorf("stats %s", stats)
+	}
+	stop()
+	if code := <-exit; code != 0 || errs.Len() > 0 {
+		t.Errorf("exit %d, %s", code, errs.String())
+	}
+	if got := <-answered; got != "200 OK" {
+		t.Errorf("the request in flight: %s", got)
+	}
+}
+
+func get(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	return string(b)
+}
+
+func TestExitCodes(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"--help"}, 0, "Usage: platformsim"},
+		{[]string{"--no-such"}, 2, "no-such"},
+		{[]string{"more"}, 2, `unexpected argument "more"`},
+		{[]string{"--app-id", "a"}, 2, "go together"},
+		{[]string{"--listen", l.Addr().String()}, 1, "--listen"},
+	} {
+		var out, errs bytes.Buffer
+		if code := run(t.Context(), c.args, &out, &errs); code != c.code || !strings.Contains(errs.String(), c.says) || out.Len() > 0 {
+			t.Errorf("%v: exit %d, %q, %q", c.args, code, out.String(), errs.String())
+		}
+	}
+}

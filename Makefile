@@ -1,0 +1,52 @@
+# What each target does: make help. Longer recipes are scripts in .ci and deploy.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+PACKAGES ?= ./...
+TIMEOUT ?= 9m
+FUZZTIME ?= 30s
+BENCH ?= .
+BENCHTIME ?= 1s
+ARGS ?=
+
+GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
+
+.DEFAULT_GOAL := help
+.PHONY: help build test race lint fuzz bench demo test-image image clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/tuzhan-cdc and bin/platformsim: static, with the version of git
+	$(GOBUILD) -o bin/ ./cmd/...
+
+test: ## everything that must pass, on a real PostgreSQL; installs what it needs as root on Debian or Ubuntu (PACKAGES, TIMEOUT)
+	@.ci/prepare test
+	@.ci/lint
+	@CGO_ENABLED=0 .ci/gotest -timeout $(TIMEOUT) $(PACKAGES)
+
+race: ## the tests under the race detector (PACKAGES); needs a C compiler
+	@.ci/prepare race
+	@CGO_ENABLED=1 .ci/gotest -race -timeout 20m $(PACKAGES)
+
+lint: ## formatting, vet, staticcheck, go.mod
+	@.ci/lint
+
+fuzz: ## every fuzz target for FUZZTIME (30s)
+	@.ci/fuzz $(FUZZTIME)
+
+bench: ## benchmarks (BENCH, BENCHTIME, PACKAGES)
+	@.ci/prepare test
+	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout 60m $(PACKAGES)
+
+demo: build ## a whole CRM, platform and connector on this machine for 20 s, with a reconciliation (ARGS="--seconds 60")
+	@.ci/prepare demo
+	bin/tuzhan-cdc demo $(ARGS)
+
+test-image: ## the PostgreSQL image for the tests, from Debian packages (root on Debian or Ubuntu; SUITE, FORCE=1)
+	@deploy/test-image/build.sh
+
+image: ## the container image tuzhan-cdc:VERSION
+	@VERSION='$(VERSION)' deploy/image.sh
+
+clean: ## removes what was built
+	rm -rf bin dist

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Builds the image tuzhan-cdc:$VERSION. Run it by `make image`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. deploy/test-image/lib.sh
+
+: "${VERSION:?run this by make image}"
+docker_answers || fail "no Docker daemon answers; start it, or see what 'docker version' says"
+
+certificates=
+for file in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
+  [ -s "$file" ] && certificates=$file && break
+done
+if [ -z "$certificates" ]; then
+  can_install || fail "this machine has no CA certificates to put into the image: sudo apt-get install ca-certificates"
+  install_packages ca-certificates
+  certificates=/etc/ssl/certs/ca-certificates.crt
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+context=$work/context
+mkdir -p "$context"/rootfs/{etc/ssl/certs,etc/tuzhan-cdc,usr/local/bin} "$context/state"
+install -m 644 "$certificates" "$context/rootfs/etc/ssl/certs/ca-certificates.crt"
+echo 'tuzhan-cdc:x:65532:65532:tuzhan-cdc:/var/lib/tuzhan-cdc:/sbin/nologin' >"$context/rootfs/etc/passwd"
+echo 'tuzhan-cdc:x:65532:' >"$context/rootfs/etc/group"
+chmod -R a+rX "$context/rootfs"
+
+say "building the program"
+CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" \
+  -o "$context/rootfs/usr/local/bin/" ./cmd/tuzhan-cdc
+say "building tuzhan-cdc:$VERSION"
+log=$work/build.log
+if ! docker build --quiet --file deploy/Dockerfile --tag "tuzhan-cdc:$VERSION" "$context" >"$log" 2>&1; then
+  cat "$log" >&2
+  fail "docker build failed, see above"
+fi
+docker image inspect --format '{{join .RepoTags " "}}  {{.Size}} bytes' "tuzhan-cdc:$VERSION"

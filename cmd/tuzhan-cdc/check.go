@@ -13,8 +13,10 @@ import (
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platform"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
 	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
 )
 
 func checkCommand() *cobra.Command {
@@ -117,24 +119,27 @@ func checkPlatform(ctx context.Context, cfg *config.Config) []postgres.Finding {
 	return []postgres.Finding{f}
 }
 
+// mappingFindings gives what the mappings have to say of the tables.
+func mappingFindings(set *mapping.Set, tables []*connector.Table) []postgres.Finding {
+	found := set.Check(tables)
+	var list []postgres.Finding
+	add := func(severity postgres.Severity, problems []strict.Problem) {
+		for _, p := range problems {
+			list = append(list, postgres.Finding{Severity: severity, Subject: fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column), Text: p.Text, Cure: p.Hint})
+		}
+	}
+	add(postgres.SeverityError, found.Errors.All())
+	add(postgres.SeverityWarning, found.Warnings.All())
+	return list
+}
+
 // checkTables is the look at the tables that run takes before it makes or streams anything: the same that check prints.
 func checkTables(set *mapping.Set) func([]*connector.Table) error {
 	return func(tables []*connector.Table) error {
-		var texts []string
-		for _, f := range mappingFindings(set, tables) {
-			if f.Severity != postgres.SeverityError {
-				continue
-			}
-			text := f.Text
-			if f.Cure != "" {
-				text += "\n  cure: " + f.Cure
-			}
-			texts = append(texts, text)
+		if err := set.Check(tables).Err(); err != nil {
+			return fmt.Errorf("the mappings do not fit the tables:\n%w", err)
 		}
-		if len(texts) == 0 {
-			return nil
-		}
-		return errors.New("the mappings do not fit the tables:\n" + strings.Join(texts, "\n"))
+		return nil
 	}
 }
 

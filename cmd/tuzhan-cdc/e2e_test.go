@@ -474,7 +474,7 @@ func TestPlatformOutage(t *testing.T) {
 	r.start()
 	l := r.load(2)
 	r.applied(platformsim.Event, 100)
-	r.sim.Down(platformsim.DownStatus)
+	r.sim.Down(platformsim.DownUnavailable)
 	r.proc.until("endpoint event")
 	if code, why := r.get("/readyz"); code != 503 || !strings.Contains(why, "endpoint") {
 		t.Errorf("readyz during an outage: %d %s", code, why)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -162,7 +163,7 @@ func uses(set *mapping.Set) []postgres.Use {
 	var list []postgres.Use
 	for _, u := range set.Uses() {
 		list = append(list, postgres.Use{Table: postgres.TableName{Schema: u.Schema, Name: u.Name},
-			Insert: u.Insert, Update: u.Update, Delete: u.Delete})
+			Insert: u.Insert, Update: u.Update, Delete: u.Delete, Columns: slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(u.New), u.Old...))))})
 	}
 	return list
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
 )
 
 // Config is the whole file, checked and with the defaults filled in. It does not change once it was loaded. Printing it shows no secret.
@@ -22,7 +24,7 @@ type Config struct {
 	Server   Server
 	Log      Log
 	// Mappings are those of the file, then those of mappingFiles, in that order.
-	Mappings any
+	Mappings *mapping.Set
 }
 
 // Source is the CRM's database and what is made in it.
@@ -170,6 +172,8 @@ func defaults() Config {
 		State:  State{Path: "./tuzhan-cdc.db"},
 		Server: Server{Listen: "127.0.0.1:9642"},
 		Log:    Log{Level: slog.LevelInfo, Format: "text"},
+
+		Mappings: &mapping.Set{},
 	}
 }
 

@@ -132,7 +132,7 @@ func (l *loader) source(n strict.Node) {
 func (l *loader) oneOf(at strict.Node, fields map[string]strict.Node, name, a, b string) bool {
 	switch missing, missingToo := fields[a].IsZero(), fields[b].IsZero(); {
 	case missing && missingToo:
-		l.ps.Add(at, "%s.%s is missing (or %s)", name, a, b)
+		l.ps.Add(at, "%s.%s (or %s) is missing", name, a, b)
 		return false
 	case !missing && !missingToo:
 		l.ps.Add(fields[b], "%s and %s are both there: keep one of them", a, b)
@@ -174,9 +174,9 @@ func (l *loader) platform(n strict.Node, makesPoints []pointMapping) {
 		l.ps.AddHint(at, "The public cloud's is https://integrate.rabbitpre.com.", "platform.baseURL is missing")
 	}
 	l.access(at, fields)
-	if point.IsZero() && len(makesPoints) > 0 {
+	if paths := fields["paths"]; point.IsZero() && len(makesPoints) > 0 && (paths.IsZero() || paths.IsNull() || paths.IsMap()) {
 		m := makesPoints[0]
-		l.ps.AddHint(or(fields["paths"], at), "It is the path that the self-built app is configured with, or a whole URL.",
+		l.ps.AddHint(or(paths, at), "It is the path that the self-built app is configured with, or a whole URL.",
 			"platform.paths.point is missing: the mapping at %s:%d makes points", m.file, m.line)
 	}
 }
@@ -209,7 +209,7 @@ func (l *loader) access(at strict.Node, fields map[string]strict.Node) {
 		l.ps.Add(at, "platform.appID is missing: it goes with appSecret")
 	}
 	if !hasSecret {
-		l.ps.Add(at, "platform.appSecret is missing (or appSecretFile): it goes with appID")
+		l.ps.Add(at, "platform.appSecret (or appSecretFile) is missing: it goes with appID")
 		return
 	}
 	l.oneOf(at, fields, "platform", "appSecret", "appSecretFile")

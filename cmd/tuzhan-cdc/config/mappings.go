@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
 )
 
@@ -17,29 +18,35 @@ type pointMapping struct {
 // mappings decodes the mappings of the file and of its mapping files, and gives those that make points.
 func (l *loader) mappings(inline, files strict.Node) []pointMapping {
 	before := l.ps.Len()
-	items, patterns := inline.Items(), files.Items()
-	if len(items) == 0 && len(patterns) == 0 && l.ps.Len() == before {
+	lists := []strict.Node{inline}
+	patterns := files.Items()
+	if len(inline.Items()) == 0 && len(patterns) == 0 && l.ps.Len() == before {
 		l.ps.Add(or(inline, l.root), "there is no mapping: add one under mappings, or files of them under mappingFiles")
 	}
 	for _, pattern := range patterns {
-		items = append(items, l.mappingFiles(pattern)...)
+		lists = append(lists, l.mappingFiles(pattern)...)
 	}
-	l.cfg.Mappings = decodeMappings(items, l.ps)
 	var points []pointMapping
-	for _, n := range items {
-		if !n.IsMap() {
+	for _, list := range lists {
+		l.cfg.Mappings.Decode(list, l.ps)
+		if !list.IsList() {
 			continue
 		}
-		for _, p := range n.Pairs() {
-			if p.Key.Raw() == "point" {
-				points = append(points, pointMapping{p.Key.File(), p.Key.Line()})
+		for _, n := range list.Items() { // of mappings with problems too, which the set leaves out
+			if !n.IsMap() {
+				continue
+			}
+			for _, p := range n.Pairs() {
+				if p.Key.Raw() == connector.Point.String() {
+					points = append(points, pointMapping{p.Key.File(), p.Key.Line()})
+				}
 			}
 		}
 	}
 	return points
 }
 
-// mappingFiles gives the mappings of the files that a glob matches, in the order of their names. A file that was read before, by another
+// mappingFiles gives the lists of mappings in the files that a glob matches, in the order of their names. A file that was read before, by another
 // glob or as the configuration itself, is passed over.
 func (l *loader) mappingFiles(pattern strict.Node) []strict.Node {
 	glob, ok := pattern.Text()
@@ -53,10 +60,10 @@ func (l *loader) mappingFiles(pattern strict.Node) []strict.Node {
 	}
 	paths = slices.DeleteFunc(paths, func(p string) bool { return sameFile(p, l.cfg.File) })
 	if len(paths) == 0 {
-		pattern.Problem("mappingFiles: no file matches %s (looked for in %s)", pattern.Raw(), filepath.Dir(l.besides(glob)))
+		pattern.Problem("mappingFiles: no file matches %s; it counts from the folder of %s", pattern.Raw(), filepath.Base(l.cfg.File))
 		return nil
 	}
-	var items []strict.Node
+	var lists []strict.Node
 	for _, path := range paths {
 		if slices.Contains(l.read, path) {
 			continue
@@ -68,12 +75,16 @@ func (l *loader) mappingFiles(pattern strict.Node) []strict.Node {
 			continue
 		}
 		top := strict.Parse(path, data, l.env, l.ps)
+		before, found := l.ps.Len(), len(lists)
 		block(top,
-			entry{"mappings", func(n strict.Node) { items = append(items, n.Items()...) }},
+			entry{"mappings", func(n strict.Node) { lists = append(lists, n) }},
 			notYet("tests", "take it out"),
 		)
+		if !top.IsZero() && len(lists) == found && l.ps.Len() == before {
+			l.ps.Add(top, "there is no mapping in this file: want mappings, with a list of them")
+		}
 	}
-	return items
+	return lists
 }
 
 func sameFile(a, b string) bool {
@@ -81,4 +92,3 @@ func sameFile(a, b string) bool {
 	y, errY := os.Stat(b)
 	return errX == nil && errY == nil && os.SameFile(x, y)
 }
-func decodeMappings([]strict.Node, *strict.Problems) any { return nil }

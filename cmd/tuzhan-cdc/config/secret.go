@@ -38,21 +38,25 @@ func (s Secret) Current() (string, error) {
 	if s.file == "" {
 		return s.Reveal(), nil
 	}
-	return readSecret(s.file)
+	text, err := readSecret(s.file)
+	if err != nil {
+		return "", fmt.Errorf("read a secret again: %w", err)
+	}
+	return text, nil
 }
 
 // readSecret reads a file and cuts the newline at its end. Its errors name the file and never what it holds.
 func readSecret(path string) (string, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return "", fmt.Errorf("read secret: %w", err)
+		return "", err // names the file
 	}
 	text := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
 	switch {
 	case text == "":
-		return "", fmt.Errorf("read secret: %s is empty", path)
+		return "", fmt.Errorf("%s is empty", path)
 	case strings.ContainsAny(text, "\n\x00"):
-		return "", fmt.Errorf("read secret: %s has more than one line", path)
+		return "", fmt.Errorf("%s has more than one line", path)
 	}
 	return text, nil
 }

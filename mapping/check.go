@@ -1,0 +1,202 @@
+package mapping
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
+)
+
+// Origin is where a mapping stands in the files.
+type Origin struct {
+	Mapping string
+	File    string
+	Line    int
+}
+
+// Use is what the mappings want of one table.
+type Use struct {
+	Schema, Name string
+	// Which operations some mapping is for.
+	Insert, Update, Delete, Snapshot bool
+	// New and Old are the columns that are read of the new and of the old row, sorted. A column that get() reads may be missing in
+	// the table.
+	New, Old []string
+	// Mappings are the mappings of the table, in the order of the files.
+	Mappings []Origin
+}
+
+// Uses gives what the mappings want, one Use a table, sorted by schema and name.
+func (s *Set) Uses() []Use {
+	var uses []Use
+	for _, m := range s.mappings {
+		if m.kind == 0 {
+			continue
+		}
+		i := slices.IndexFunc(uses, func(u Use) bool { return u.Schema == m.schema && u.Name == m.table })
+		if i < 0 {
+			i = len(uses)
+			uses = append(uses, Use{Schema: m.schema, Name: m.table})
+		}
+		u := &uses[i]
+		u.Insert = u.Insert || m.ops[connector.Insert]
+		u.Update = u.Update || m.ops[connector.Update]
+		u.Delete = u.Delete || m.ops[connector.Delete]
+		u.Snapshot = u.Snapshot || m.ops[connector.Snapshot]
+		u.Mappings = append(u.Mappings, Origin{m.name, m.node.File(), m.node.Line()})
+		for _, c := range m.columns() {
+			if c.new {
+				u.New = append(u.New, c.name)
+			}
+			if c.old || c.compared {
+				u.Old = append(u.Old, c.name)
+			}
+		}
+	}
+	for i := range uses {
+		slices.Sort(uses[i].New)
+		slices.Sort(uses[i].Old)
+		uses[i].New, uses[i].Old = slices.Compact(uses[i].New), slices.Compact(uses[i].Old)
+	}
+	slices.SortFunc(uses, func(a, b Use) int {
+		return strings.Compare(a.Schema+"\x00"+a.Name, b.Schema+"\x00"+b.Name)
+	})
+	return uses
+}
+
+// usedColumn is a column that a mapping reads.
+type usedColumn struct {
+	name     string
+	at       strict.Node // where it is read first
+	new, old bool
+	// compared: the old value is looked at where it is known, and done without where not (a group relation's update).
+	compared bool
+	// byBareName: it is an old column only because bare names are the old row's on delete.
+	byBareName bool
+}
+
+// columns lists what a mapping reads, in the order of the file. A bare column is the old row's on delete.
+func (m *mapping) columns() []usedColumn {
+	var list []usedColumn
+	compares := m.ops[connector.Update] && m.opt.compare && m.kind == connector.GroupRelation
+	take := func(e *expression, compared bool) {
+		for _, rd := range e.reads {
+			c := usedColumn{name: rd.name, at: e.at(rd.at)}
+			current := m.ops[connector.Insert] || m.ops[connector.Update] || m.ops[connector.Snapshot]
+			switch rd.side {
+			case newSide:
+				c.new = current
+			case oldSide:
+				c.old = m.ops[connector.Update] || m.ops[connector.Delete]
+			default:
+				c.new, c.old, c.byBareName = current, m.ops[connector.Delete], true
+			}
+			c.compared = compared && compares && rd.side != oldSide
+			i := slices.IndexFunc(list, func(x usedColumn) bool { return x.name == c.name })
+			if i < 0 {
+				list = append(list, c)
+				continue
+			}
+			list[i].new, list[i].compared = list[i].new || c.new, list[i].compared || c.compared
+			if c.old && !list[i].old {
+				list[i].old, list[i].at, list[i].byBareName = true, c.at, c.byBareName
+			}
+		}
+	}
+	if m.when != nil {
+		take(m.when, true)
+	}
+	if m.orderBy != nil {
+		take(m.orderBy, true)
+	}
+	m.payload.expressions(func(e *expression) { take(e, true) })
+	if m.opt.value != nil {
+		m.opt.value.expressions(func(e *expression) { take(e, false) })
+	}
+	return list
+}
+
+// Findings are what Check found.
+type Findings struct {
+	// Errors keep a mapping from working.
+	Errors strict.Problems
+	// Warnings are worth a look: it works, but perhaps not as meant.
+	Warnings strict.Problems
+}
+
+// Err gives the errors as one, or nil.
+func (f *Findings) Err() error { return f.Errors.Err() }
+
+// Check compares the mappings with the tables as the catalogue has them: tables, columns, types, and whether the replica identity carries what
+// a mapping reads of old rows. Tables that no mapping names do no harm.
+func (s *Set) Check(tables []*connector.Table) *Findings {
+	f := &Findings{}
+	for _, m := range s.mappings {
+		if m.kind == 0 {
+			continue
+		}
+		i := slices.IndexFunc(tables, func(t *connector.Table) bool { return t.Schema == m.schema && t.Name == m.table })
+		if i < 0 {
+			m.tableMissing(tables, &f.Errors)
+			continue
+		}
+		m.bind(tables[i], &Options{}, &f.Errors)
+		m.checkIdentity(tables[i], f)
+	}
+	return f
+}
+
+func (m *mapping) tableMissing(tables []*connector.Table, ps *strict.Problems) {
+	names := make([]string, len(tables))
+	for i, t := range tables {
+		names[i] = t.String()
+	}
+	name := m.schema + "." + m.table
+	if s := strict.Suggest(name, names); s != "" {
+		ps.Add(m.node, "mapping %s: there is no table %s: did you mean %s?", m.name, name, s)
+		return
+	}
+	ps.AddHint(m.node, "Check schema and spelling, and that the role may see the schema: GRANT USAGE ON SCHEMA "+quoteIdentifier(m.schema)+" TO ...;",
+		"mapping %s: there is no table %s", m.name, name)
+}
+
+// checkIdentity compares what is read of old rows with what the replica identity carries.
+func (m *mapping) checkIdentity(t *connector.Table, f *Findings) {
+	if !m.ops[connector.Update] && !m.ops[connector.Delete] {
+		return
+	}
+	cure := fmt.Sprintf("ALTER TABLE %s.%s REPLICA IDENTITY FULL;", quoteIdentifier(t.Schema), quoteIdentifier(t.Name))
+	if t.Identity != connector.IdentityFull && !slices.ContainsFunc(t.Columns, func(c connector.Column) bool { return c.Key }) {
+		f.Errors.AddHint(m.node, "Add a primary key, or: "+cure,
+			"mapping %s: table %s has no replica identity: once its updates and deletes are published, PostgreSQL refuses the application's own", m.name, t)
+		return
+	}
+	var compared []string
+	for _, c := range m.columns() {
+		i := t.Column(c.name)
+		if i < 0 || t.Columns[i].Key || t.Identity == connector.IdentityFull {
+			continue
+		}
+		switch {
+		case c.old:
+			why := ""
+			if c.byBareName {
+				why = " (on delete, a bare column is the old row's)"
+			}
+			f.Errors.AddHint(c.at, cure, "mapping %s reads the old row's column %s, which the replica identity of table %s does not carry: it would be unknown%s",
+				m.name, c.name, t, why)
+		case c.compared:
+			compared = append(compared, c.name)
+		}
+	}
+	if len(compared) > 0 {
+		f.Warnings.AddHint(m.node, cure,
+			"mapping %s: an update of table %s can't be compared with the old row, whose %s the replica identity does not carry: each one is sent as optType update",
+			m.name, t, strings.Join(compared, ", "))
+	}
+}
+
+// quoteIdentifier quotes a name for SQL.
+func quoteIdentifier(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }

@@ -1,0 +1,200 @@
+package mapping
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
+)
+
+// Options say how a mapper reads rows and names records.
+type Options struct {
+	// SystemID and Database name where the changes come from; both go into the uuids of events.
+	SystemID, Database string
+	// TimeZone reads timestamps without time zone; nil is UTC.
+	TimeZone *time.Location
+	// PointDecrease says that platform.paths.pointDecrease is set: negative points can be sent.
+	PointDecrease bool
+}
+
+// Mapper gives a mapper for the set's mappings. It compiles them for a table's shape when the first change of that shape comes, and
+// is not safe for concurrent use. The set must have been decoded without problems.
+func (s *Set) Mapper(o Options) connector.Mapper {
+	return &mapper{set: s, options: o, shapes: map[*connector.Table][]*bound{}, row: row{zone: o.zone()}}
+}
+
+type mapper struct {
+	set     *Set
+	options Options
+	shapes  map[*connector.Table][]*bound // by identity: a *Table never changes
+	row     row
+	buffer  []byte
+	other   []byte // of a group relation's old row
+}
+
+// maxShapes bounds the cache: a table that is altered again and again must not fill the memory.
+const maxShapes = 10_000
+
+func commitMicros(c *connector.Change) int64 { return c.CommitTime.UnixMicro() }
+
+// Map appends what the mappings make of c, in the order of the file. It gives an error, and stops the stream, only where a mapping can't
+// read the table as it is now: a column is gone or has another type.
+func (m *mapper) Map(c *connector.Change, out *connector.Output) error {
+	mappings, ok := m.shapes[c.Table]
+	if !ok {
+		mappings = m.bind(c.Table)
+	}
+	if len(mappings) == 0 {
+		return nil
+	}
+	m.row.set(c)
+	for _, b := range mappings {
+		if !b.ops[c.Op] {
+			continue
+		}
+		if b.err != nil {
+			return b.err
+		}
+		before := len(out.Records)
+		if err := m.apply(b, out); err != nil {
+			out.Records = out.Records[:before]
+			out.Letters = append(out.Letters, m.letter(b, err))
+			m.row.set(c)
+		}
+	}
+	return nil
+}
+
+// bind compiles the mappings of a table for a shape that came for the first time.
+func (m *mapper) bind(table *connector.Table) []*bound {
+	if len(m.shapes) >= maxShapes {
+		clear(m.shapes)
+	}
+	var list []*bound
+	for _, x := range m.set.mappings {
+		if x.schema != table.Schema || x.table != table.Name {
+			continue
+		}
+		var ps strict.Problems
+		b := x.bind(table, &m.options, &ps)
+		if err := ps.Err(); err != nil {
+			b = &bound{mapping: x, err: fmt.Errorf("mapping %s can't read table %s as it is now (mend the mapping or the table, then start again):\n%w",
+				x.name, table, err)}
+		}
+		list = append(list, b)
+	}
+	m.shapes[table] = list
+	return list
+}
+
+// apply makes the records of one mapping; an error becomes a dead letter.
+func (m *mapper) apply(b *bound, out *connector.Output) error {
+	r := &m.row
+	if b.when != nil {
+		wanted, err := b.when.condition(r)
+		if err != nil {
+			return under(err, "when", b.node)
+		}
+		if !wanted {
+			return nil
+		}
+	}
+	if b.kind == connector.GroupRelation {
+		return m.groupRelation(b, out)
+	}
+	payload, err := m.encode(b, m.buffer[:0])
+	m.buffer = payload
+	if err != nil {
+		return err
+	}
+	envelope := ""
+	if b.kind == connector.Event {
+		envelope = b.envelope
+	}
+	m.record(b, out, payload, 0, envelope, "")
+	return nil
+}
+
+// encode appends the payload of the row as it stands, and leaves the order keys in the row.
+func (m *mapper) encode(b *bound, dst []byte) ([]byte, error) {
+	r := &m.row
+	r.begin()
+	dst, ok, err := b.payload.encode(dst, r)
+	if err != nil {
+		return dst, under(err, "", b.node)
+	}
+	if !ok {
+		return dst, under(fail("it names no customer: %s null or empty", areAll(b.payload.customers)), "", b.mapping.payload.node)
+	}
+	if b.orderBy != nil {
+		v, err := b.orderBy.run(r)
+		if err == nil && v == nil {
+			err = fail("is null").hint("give it a default: x ?? ...")
+		}
+		if err == nil {
+			r.text, err = appendText(r.text[:0], v)
+		}
+		if err != nil {
+			return dst, under(err, "orderBy", b.mapping.orderBy.node)
+		}
+		r.keys = append(r.keys[:0], connector.KeyHash(r.text))
+	}
+	return dst, nil
+}
+
+func areAll(names []string) string {
+	if len(names) == 1 {
+		return names[0] + " is"
+	}
+	return strings.Join(names, ", ") + " are all"
+}
+
+// ownedRecord keeps a record's keys beside it: one allocation for both.
+type ownedRecord struct {
+	connector.Record
+	keys [2]uint64
+}
+
+func (m *mapper) record(b *bound, out *connector.Output, payload []byte, number int, envelope, optType string) {
+	r := &m.row
+	c := r.change
+	rec := &ownedRecord{Record: connector.Record{
+		RecordID: connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime, Number: number},
+		Kind:     b.kind, Envelope: envelope, OptType: optType, Decrease: r.decrease, Resend: b.resend, Table: b.tableName,
+	}}
+	rec.Payload = append(make([]byte, 0, len(payload)), payload...)
+	rec.Keys = append(rec.keys[:0], r.keys...)
+	out.Records = append(out.Records, &rec.Record)
+}
+
+// letter makes the dead letter of a change that b could not map.
+func (m *mapper) letter(b *bound, err error) *connector.DeadLetter {
+	c := m.row.change
+	return &connector.DeadLetter{
+		RecordID: connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime},
+		Class:    connector.ClassMapping, Kind: b.kind, Table: b.tableName, Reason: b.reason(err), Change: ChangeJSON(c), Created: time.Now().UTC(),
+	}
+}
+
+// reason says what failed where, and what would help: mapping, file and line, field, cause, cure.
+func (m *mapping) reason(err error) string {
+	f, ok := err.(*failure)
+	if !ok {
+		f = fail("%s", "the row can't be mapped")
+	}
+	at := f.at
+	if at.IsZero() {
+		at = m.node
+	}
+	text := fmt.Sprintf("mapping %s (%s:%d): ", m.name, at.File(), at.Line())
+	if f.path != "" {
+		text += f.path + ": "
+	}
+	text += f.text
+	if f.cure != "" {
+		text += "; " + f.cure
+	}
+	return text
+}

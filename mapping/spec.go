@@ -1,0 +1,171 @@
+package mapping
+
+// This file is the platform's API as far as payloads go, in one table that both the check of the file and the encoding follow. The names and types
+// are the platform's, from its pages "外部积分-增加", "事件导入" and "客群关系导入"; what those leave open is left open here.
+
+// fieldType is the JSON type that the API wants, and how a value gets there.
+type fieldType uint8
+
+const (
+	// stringField is text; whatever has a text form is taken.
+	stringField fieldType = iota
+	// intField is a whole number of 64 bits.
+	intField
+	// pointField is the intField whose sign says where the record goes.
+	pointField
+	boolField
+	// timeField is unix milliseconds.
+	timeField
+	// uuidField is text that has a default.
+	uuidField
+	// objectField is an object of the given fields.
+	objectField
+	// listField is a list of objects of the given fields.
+	listField
+	// argsField is an object of any names whose values are argField.
+	argsField
+	// argField is text or a number.
+	argField
+	// jsonStringField is text that holds a JSON object, of the given fields where it is written as a mapping.
+	jsonStringField
+	// jsonField is any JSON value, inside of a jsonStringField.
+	jsonField
+	// groupsField is group names joined by commas.
+	groupsField
+)
+
+// String names the type in problems.
+func (t fieldType) String() string {
+	switch t {
+	case intField, pointField:
+		return "a whole number"
+	case boolField:
+		return "true or false"
+	case timeField:
+		return "a timestamp, or a whole number of milliseconds"
+	case objectField, argsField:
+		return "a mapping (key: value)"
+	case listField:
+		return "a list (- item)"
+	case argField:
+		return "text or a number"
+	case jsonStringField:
+		return "a mapping, or text that holds a JSON object"
+	case groupsField:
+		return "group names"
+	case jsonField:
+		return "a value"
+	}
+	return "text"
+}
+
+// field is one field of the API.
+type field struct {
+	name     string
+	typ      fieldType
+	required bool
+	// enum and least, most are what a stringField and an intField may hold; empty: anything.
+	enum        []string
+	least, most int64
+	// maxChars bounds a text; 0: nothing is known.
+	maxChars int
+	// customer says that the field names the customer: its value is an order key, and an object in which all of these are empty names
+	// nobody.
+	customer bool
+	// needs names the field that must come with this one.
+	needs string
+	// refused says why the field must not be sent although the API's page shows it.
+	refused string
+	fields  []field
+}
+
+func identityTypes() []string { return []string{"phone", "id", "openid", "unionid"} }
+
+// pointFields are the body of 外部积分-增加.
+func pointFields() []field {
+	return []field{
+		{name: "openids", typ: listField, customer: true, fields: []field{
+			{name: "openid", customer: true}, {name: "unionid", customer: true},
+			{name: "fromTo", enum: []string{"contentminiapp", "workwechat", "gzh", "workwechatgroup"}},
+			{name: "appid"}, {name: "jcappid", typ: intField},
+			{name: "identityId", customer: true}, {name: "identityType", enum: identityTypes()},
+		}},
+		{name: "phoneList", typ: listField, customer: true, fields: []field{
+			{name: "phone", required: true, customer: true}, {name: "isVerify", enum: []string{"0", "1"}},
+		}},
+		{name: "audienceUserId", typ: intField, customer: true},
+		{name: "point", typ: pointField, required: true},
+		{name: "remark", required: true},
+		{name: "eventType"}, {name: "avatar"}, {name: "nickName"}, {name: "contentId"}, {name: "contentName"},
+		{name: "ext", typ: jsonStringField, fields: []field{
+			{name: "componentId", typ: jsonField}, {name: "strategyId", typ: jsonField}, {name: "strategyName", typ: jsonField},
+			{name: "actionVo", typ: jsonField}, {name: "action", typ: jsonField},
+		}},
+		{name: "appInstanceId", typ: intField}, {name: "orgId"},
+	}
+}
+
+// eventParams are publicParams of the event import; all of them may be absent.
+func eventParams() []field {
+	return []field{{name: "isMatching", typ: boolField}, {name: "matchingType", typ: intField, least: 1, most: 2}}
+}
+
+// eventFields are one event. identityType and platform are open: the page's lists of them end with "...".
+func eventFields() []field {
+	return []field{
+		{name: "identities", typ: listField, required: true, customer: true, fields: []field{
+			{name: "identityValue", required: true, customer: true}, {name: "identityType", required: true},
+			{name: "platform"}, {name: "mpid", needs: "isWeChatEcosystem"}, {name: "isWeChatEcosystem", typ: boolField},
+			{name: "appid", refused: "the API's page has struck appid out: name the app with mpid and isWeChatEcosystem"},
+		}},
+		{name: "time", typ: timeField},
+		{name: "uuid", typ: uuidField, maxChars: 36},
+		{name: "eventKey", required: true},
+		{name: "intid"},
+		{name: "eventargs", typ: argsField},
+	}
+}
+
+// groupParams are publicParams of the group relation import, without optType, which a mapping gives beside them.
+func groupParams() []field {
+	return []field{
+		{name: "isMatching", typ: boolField, required: true},
+		{name: "matchingType", typ: intField, least: 1, most: 2},
+		{name: "identifyWay", typ: intField, least: 1, most: 2},
+		{name: "accurateMatchType", enum: []string{"gzh", "workwechat", "YOUZAN", "EZR", "contentminiapp", "contenthome"}},
+		{name: "accurateMatchValue"},
+		{name: "optType", refused: "optType stands beside publicParams, not inside: one value, a mapping {insert: add, ...} or an expression"},
+	}
+}
+
+// groupFields are one group relation.
+func groupFields() []field {
+	return []field{
+		{name: "identityType", enum: []string{"phone", "thirdId", "openid", "unionid"}},
+		{name: "thirdId", customer: true}, {name: "openid", customer: true}, {name: "unionid", customer: true}, {name: "phone", customer: true},
+		{name: "groups", typ: groupsField},
+	}
+}
+
+func optTypes() []string { return []string{"add", "update", "delete"} }
+
+func names(fields []field) []string {
+	list := make([]string, 0, len(fields))
+	for _, f := range fields {
+		if f.refused == "" {
+			list = append(list, f.name)
+		}
+	}
+	return list
+}
+
+// customerNames lists the fields that name the customer.
+func customerNames(fields []field) []string {
+	var list []string
+	for _, f := range fields {
+		if f.customer {
+			list = append(list, f.name)
+		}
+	}
+	return list
+}

@@ -1,0 +1,52 @@
+package mapping
+
+import (
+	"crypto/sha1" //nolint:gosec // UUIDv5 is SHA-1 by definition
+	"strconv"
+)
+
+// uuidSpace is the name space of the connector's uuids: a uuid of its own, made once. It must never change.
+var uuidSpace = [16]byte{0x6f, 0x1c, 0x8e, 0x52, 0x2b, 0x0d, 0x4d, 0x7a, 0x9c, 0x41, 0x7e, 0x5f, 0x03, 0xb6, 0xa8, 0xd4}
+
+// uuidPrefix is what goes into all uuids of one mapping: the name space, and the parts of the name that stay.
+func uuidPrefix(systemID, database, mapping string) []byte {
+	prefix := append([]byte{}, uuidSpace[:]...)
+	for _, part := range []string{systemID, database, mapping} {
+		prefix = append(append(prefix, part...), 0)
+	}
+	return prefix
+}
+
+// uuidPlan is an event's uuid. Where none is mapped, or it is null, it is a UUIDv5 (RFC 9562) of system identifier, database, mapping, position,
+// commit time in microseconds and number: the same whenever the change is mapped again, and another one for a change that got the same LSN
+// after a failover.
+type uuidPlan struct {
+	mapped *textPlan // nil: none
+	prefix []byte
+}
+
+func (u *uuidPlan) encode(dst []byte, r *row) ([]byte, bool, error) {
+	if u.mapped != nil {
+		start := len(dst)
+		out, ok, err := u.mapped.encode(dst, r)
+		if err != nil || ok && len(out)-start > 2 {
+			return out, ok, err
+		}
+	}
+	name := append(r.text[:0], u.prefix...)
+	name = append(appendPosition(name, r.change.Position), 0)
+	name = append(strconv.AppendInt(name, commitMicros(r.change), 10), 0)
+	name = strconv.AppendInt(name, int64(r.number), 10)
+	r.text = name
+	sum := sha1.Sum(name)
+	sum[6] = sum[6]&0x0f | 0x50
+	sum[8] = sum[8]&0x3f | 0x80
+	dst = append(dst, '"')
+	for i, c := range sum[:16] {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			dst = append(dst, '-')
+		}
+		dst = append(dst, hexDigits[c>>4], hexDigits[c&15])
+	}
+	return append(dst, '"'), true, nil
+}

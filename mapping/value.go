@@ -1,0 +1,360 @@
+package mapping
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/shopspring/decimal"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+)
+
+// kind is how a column's text is read.
+type kind uint8
+
+const (
+	textKind      kind = iota // also what is not known: time of day, interval, inet, uuid, bytea (PostgreSQL's \x... text), enums
+	blankTextKind             // char(n): PostgreSQL pads it with blanks, which mean nothing to it; they are cut
+	intKind
+	floatKind
+	decimalKind
+	boolKind
+	timestampKind   // without time zone
+	timestamptzKind // with
+	dateKind
+	jsonKind
+	arrayKind
+)
+
+// String names the kind in problems.
+func (k kind) String() string {
+	switch k {
+	case intKind:
+		return "a whole number"
+	case floatKind, decimalKind:
+		return "a number"
+	case boolKind:
+		return "true or false"
+	case timestampKind, timestamptzKind:
+		return "a timestamp"
+	case dateKind:
+		return "a date"
+	case jsonKind:
+		return "JSON"
+	case arrayKind:
+		return "a list"
+	}
+	return "text"
+}
+
+func (k kind) isTime() bool { return k == timestampKind || k == timestamptzKind || k == dateKind }
+
+// scalarKinds and arrayKinds are the built-in types that are not read as text. User-defined types come as connector.Column.BaseOID.
+func scalarKind(oid uint32) kind {
+	switch oid {
+	case pgtype.BPCharOID:
+		return blankTextKind
+	case pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID, pgtype.OIDOID:
+		return intKind
+	case pgtype.Float4OID, pgtype.Float8OID:
+		return floatKind
+	case pgtype.NumericOID:
+		return decimalKind
+	case pgtype.BoolOID:
+		return boolKind
+	case pgtype.TimestampOID:
+		return timestampKind
+	case pgtype.TimestamptzOID:
+		return timestamptzKind
+	case pgtype.DateOID:
+		return dateKind
+	case pgtype.JSONOID, pgtype.JSONBOID:
+		return jsonKind
+	}
+	return textKind
+}
+
+// elementKind gives the kind of an array type's elements; ok is false for a type that is no array.
+func elementKind(oid uint32) (k kind, ok bool) {
+	switch oid {
+	case pgtype.Int2ArrayOID, pgtype.Int4ArrayOID, pgtype.Int8ArrayOID, pgtype.OIDArrayOID:
+		return intKind, true
+	case pgtype.Float4ArrayOID, pgtype.Float8ArrayOID:
+		return floatKind, true
+	case pgtype.NumericArrayOID:
+		return decimalKind, true
+	case pgtype.BoolArrayOID:
+		return boolKind, true
+	case pgtype.TimestampArrayOID:
+		return timestampKind, true
+	case pgtype.TimestamptzArrayOID:
+		return timestamptzKind, true
+	case pgtype.DateArrayOID:
+		return dateKind, true
+	case pgtype.JSONArrayOID, pgtype.JSONBArrayOID:
+		return jsonKind, true
+	case pgtype.BPCharArrayOID:
+		return blankTextKind, true
+	case pgtype.TextArrayOID, pgtype.VarcharArrayOID, pgtype.NameArrayOID, pgtype.QCharArrayOID, pgtype.UUIDArrayOID, pgtype.ByteaArrayOID,
+		pgtype.TimeArrayOID, pgtype.TimetzArrayOID, pgtype.IntervalArrayOID, pgtype.InetArrayOID, pgtype.CIDRArrayOID,
+		pgtype.MacaddrArrayOID, pgtype.XMLArrayOID:
+		return textKind, true
+	}
+	return textKind, false
+}
+
+// columnType says how a column's text becomes a value.
+type columnType struct {
+	kind kind
+	elem kind // of an array's elements
+}
+
+func typeOf(c *connector.Column) columnType {
+	if elem, ok := elementKind(c.BaseOID); ok {
+		return columnType{arrayKind, elem}
+	}
+	return columnType{kind: scalarKind(c.BaseOID)}
+}
+
+// calendarDate is the value of a date column: midnight in the mapper's time zone, which stays a date where it becomes text.
+type calendarDate struct{ time.Time }
+
+// decode makes the value that expressions see of a column's text: int, decimal.Decimal, float64, bool, string, time.Time, calendarDate,
+// []any, and for JSON also map[string]any and nil. Timestamps without a zone are in zone. numeric's NaN and infinities become float64's.
+func (t columnType) decode(text []byte, zone *time.Location) (any, error) {
+	switch t.kind {
+	case blankTextKind:
+		return string(trimBlanks(text)), nil
+	case intKind:
+		i, err := strconv.ParseInt(string(text), 10, 64)
+		if err != nil {
+			return nil, fail("the value is no whole number of 64 bits")
+		}
+		return int(i), nil
+	case floatKind:
+		f, err := strconv.ParseFloat(string(text), 64)
+		if err != nil {
+			return nil, fail("the value is no floating-point number of 64 bits")
+		}
+		return f, nil
+	case decimalKind:
+		return decodeNumeric(text)
+	case boolKind:
+		return len(text) == 1 && text[0] == 't', nil
+	case timestampKind, timestamptzKind, dateKind:
+		at, err := parseTimestamp(text, zone)
+		if err != nil {
+			return nil, err
+		}
+		if t.kind == dateKind {
+			return calendarDate{at}, nil
+		}
+		return at, nil
+	case jsonKind:
+		return decodeJSON(text)
+	case arrayKind:
+		return decodeArray(text, columnType{kind: t.elem}, zone)
+	}
+	return string(text), nil
+}
+
+func trimBlanks(text []byte) []byte { return bytes.TrimRight(text, " ") }
+
+func decodeNumeric(text []byte) (any, error) {
+	if isNumber(text) {
+		d, err := decimal.NewFromString(string(text))
+		if err != nil {
+			return nil, fail("the value is no number that can be read")
+		}
+		return d, nil
+	}
+	switch string(text) {
+	case "NaN":
+		return math.NaN(), nil
+	case "Infinity":
+		return math.Inf(1), nil
+	case "-Infinity":
+		return math.Inf(-1), nil
+	}
+	return nil, fail("the value is no number that can be read")
+}
+
+// isNumber tells a number from NaN, Infinity and -Infinity.
+func isNumber(text []byte) bool {
+	if len(text) > 1 && text[0] == '-' {
+		text = text[1:]
+	}
+	return len(text) > 0 && text[0] >= '0' && text[0] <= '9'
+}
+
+// decodeJSON reads JSON with numbers exact: int where they are whole and fit, decimal.Decimal otherwise.
+func decodeJSON(text []byte) (any, error) {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	var v any
+	if err := dec.Decode(&v); err != nil {
+		return nil, fail("the value holds no valid JSON")
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, fail("the value holds more than one JSON value")
+	}
+	return exactNumbers(v)
+}
+
+func exactNumbers(v any) (any, error) {
+	var err error
+	switch x := v.(type) {
+	case json.Number:
+		if i, err := strconv.ParseInt(x.String(), 10, 64); err == nil {
+			return int(i), nil
+		}
+		d, err := decimal.NewFromString(x.String())
+		if err != nil {
+			return nil, fail("the value holds a JSON number that is too large")
+		}
+		return d, nil
+	case []any:
+		for i := range x {
+			if x[i], err = exactNumbers(x[i]); err != nil {
+				return nil, err
+			}
+		}
+	case map[string]any:
+		for k := range x {
+			if x[k], err = exactNumbers(x[k]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return v, nil
+}
+
+// decodeArray reads the text form of an array (PostgreSQL documentation, "Array Input and Output Syntax"): {1,NULL,"a \"b\"",{...}}, with the
+// bounds [2:3]= before it where they are not the usual ones.
+func decodeArray(text []byte, elem columnType, zone *time.Location) (any, error) {
+	if len(text) > 0 && text[0] == '[' {
+		_, rest, ok := bytes.Cut(text, []byte("]="))
+		if !ok {
+			return nil, errArray
+		}
+		text = rest
+	}
+	p := arrayParser{rest: text, elem: elem, zone: zone}
+	list, err := p.list(0)
+	if err == nil && len(p.rest) > 0 {
+		err = errArray
+	}
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+var errArray = fail("the value is no array that can be read")
+
+// maxArrayDepth is PostgreSQL's MAXDIM.
+const maxArrayDepth = 6
+
+type arrayParser struct {
+	rest []byte
+	elem columnType
+	zone *time.Location
+}
+
+// take steps over c if it comes next.
+func (p *arrayParser) take(c byte) bool {
+	if len(p.rest) == 0 || p.rest[0] != c {
+		return false
+	}
+	p.rest = p.rest[1:]
+	return true
+}
+
+func (p *arrayParser) list(depth int) ([]any, error) {
+	if depth >= maxArrayDepth || !p.take('{') {
+		return nil, errArray
+	}
+	list := []any{}
+	if p.take('}') {
+		return list, nil
+	}
+	for {
+		v, err := p.item(depth)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+		if p.take('}') {
+			return list, nil
+		}
+		if !p.take(',') {
+			return nil, errArray
+		}
+	}
+}
+
+func (p *arrayParser) item(depth int) (any, error) {
+	switch {
+	case len(p.rest) == 0:
+		return nil, errArray
+	case p.rest[0] == '{':
+		return p.list(depth + 1)
+	case p.take('"'):
+		var text []byte
+		for {
+			switch {
+			case len(p.rest) == 0:
+				return nil, errArray
+			case p.take('"'):
+				return p.elem.decode(text, p.zone)
+			case p.take('\\') && len(p.rest) == 0:
+				return nil, errArray
+			}
+			text = append(text, p.rest[0])
+			p.rest = p.rest[1:]
+		}
+	}
+	end := bytes.IndexAny(p.rest, `,}{"\`)
+	if end <= 0 || p.rest[end] == '{' || p.rest[end] == '"' || p.rest[end] == '\\' {
+		return nil, errArray
+	}
+	text := p.rest[:end]
+	p.rest = p.rest[end:]
+	if strings.EqualFold(string(text), "NULL") {
+		return nil, nil
+	}
+	return p.elem.decode(text, p.zone)
+}
+
+// typeName names a value's type in messages, which must not hold the value itself.
+func typeName(v any) string {
+	switch v.(type) {
+	case nil:
+		return "null"
+	case bool:
+		return "true or false"
+	case string:
+		return "text"
+	case time.Time, calendarDate:
+		return "a timestamp"
+	case time.Duration:
+		return "a duration"
+	}
+	if _, ok := number(v); ok {
+		return "a number"
+	}
+	if _, ok := listItems(v); ok {
+		return "a list"
+	}
+	if _, ok := mapPairs(v); ok {
+		return "a mapping"
+	}
+	return fmt.Sprintf("a %T", v)
+}

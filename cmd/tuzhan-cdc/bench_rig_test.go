@@ -77,8 +77,8 @@ mappings:
 // benchServer is a PostgreSQL of the benchmark's own, from the machine's own binaries: in a container the two consumers would be measured
 // through a proxy.
 type benchServer struct {
-	cluster *throwaway.Cluster
-	bin     string
+	cluster     *throwaway.Cluster
+	recvlogical string // the path of pg_recvlogical
 }
 
 func newBenchServer(b *testing.B) *benchServer {
@@ -100,7 +100,27 @@ func newBenchServer(b *testing.B) *benchServer {
 			b.Error(err)
 		}
 	})
-	return &benchServer{cluster, bin}
+	return &benchServer{cluster, findRecvlogical(b, bin)}
+}
+
+// findRecvlogical looks for pg_recvlogical beside the server's binaries. What stands there may be a link to where all of them are. The one in
+// PATH comes last: Debian's is a Perl script that starts the real one.
+func findRecvlogical(b *testing.B, bin string) string {
+	b.Helper()
+	dirs := []string{bin}
+	if real, err := filepath.EvalSymlinks(filepath.Join(bin, "postgres")); err == nil {
+		dirs = append(dirs, filepath.Dir(real))
+	}
+	for _, dir := range dirs {
+		if path, err := exec.LookPath(filepath.Join(dir, "pg_recvlogical")); err == nil {
+			return path
+		}
+	}
+	path, err := exec.LookPath("pg_recvlogical")
+	if err != nil {
+		b.Fatalf("pg_recvlogical is not in %s, nor in PATH; install it: apt-get install postgresql-client", strings.Join(dirs, ", "))
+	}
+	return path
 }
 
 // benchDB is a database with the table, its publication, and the slots that start in front of what is loaded.
@@ -449,7 +469,7 @@ func recvlogical(b *testing.B, db *benchDB, slot string) (time.Duration, usage) 
 	if err != nil {
 		b.Fatal("the cluster's DSN can't be read")
 	}
-	cmd := exec.Command(filepath.Join(db.server.bin, "pg_recvlogical"), "--start", "--no-loop", "--slot", slot, "--endpos", db.end,
+	cmd := exec.Command(db.server.recvlogical, "--start", "--no-loop", "--slot", slot, "--endpos", db.end,
 		"-o", "proto_version=1", "-o", "publication_names="+benchPublication, "-f", os.DevNull,
 		"-h", config.Host, "-p", strconv.Itoa(int(config.Port)), "-U", config.User, "-d", db.name)
 	cmd.Env = append(os.Environ(), "PGPASSWORD="+config.Password, "PGSSLMODE=disable")

@@ -143,19 +143,18 @@ func TestGroupRelations(t *testing.T) {
 	r.db.Exec(t, `INSERT INTO crm.member_groups VALUES ('138', '高价值客户')`, `UPDATE crm.member_groups SET group_name = '沉睡会员'`,
 		`UPDATE crm.member_groups SET phone = '139'`, `UPDATE crm.member_groups SET phone = phone`, `DELETE FROM crm.member_groups`)
 	r.settled()
-	var got []string
+	// The update of the phone touches two customers, whose records have no order between them: compare customer by customer.
+	got := map[string][]string{}
 	for _, a := range r.sim.LedgerSince(0, platformsim.GroupRelation) {
-		got = append(got, a.OptType+" "+string(a.Record))
+		got[a.Customer] = append(got[a.Customer], a.OptType+" "+string(a.Record))
 		if w := fmt.Sprintf(`{"isMatching":true,"matchingType":2,"identifyWay":1,"optType":%q}`, a.OptType); !sameJSON(t, string(a.PublicParams), w) {
 			t.Errorf("publicParams %s, want %s", a.PublicParams, w)
 		}
 	}
-	wanted := []string{`add {"phone":"138","groups":"高价值客户"}`, `update {"phone":"138","groups":"沉睡会员"}`,
-		`delete {"phone":"138","groups":"沉睡会员"}`, `add {"phone":"139","groups":"沉睡会员"}`, `delete {"phone":"139","groups":"沉睡会员"}`}
-	// The update of the phone touches two customers, whose records have no order between them.
-	slices.Sort(got[2:4])
-	slices.Sort(wanted[2:4])
-	if !slices.Equal(got, wanted) {
+	wanted := map[string][]string{
+		"138": {`add {"phone":"138","groups":"高价值客户"}`, `update {"phone":"138","groups":"沉睡会员"}`, `delete {"phone":"138","groups":"沉睡会员"}`},
+		"139": {`add {"phone":"139","groups":"沉睡会员"}`, `delete {"phone":"139","groups":"沉睡会员"}`}}
+	if !reflect.DeepEqual(got, wanted) {
 		t.Errorf("got  %q\nwant %q", got, wanted)
 	}
 }
@@ -620,7 +619,7 @@ func TestMappingLetter(t *testing.T) {
 			t.Fatalf("%d dead letters, want one of each mapping", len(letters))
 		}
 		for _, l := range letters {
-			if len(l.Payload) != 0 || !strings.Contains(string(l.Change), "M2") || !strings.Contains(l.Reason, "phone") || l.Table != "crm.orders" {
+			if len(l.Payload) != 0 || !strings.Contains(string(l.Change), "M2") || !strings.Contains(l.Reason, "null or empty") || l.Table != "crm.orders" {
 				t.Errorf("dead letter %+v: %s", l, l.Change)
 			}
 		}

@@ -102,7 +102,8 @@ func (d *Delivery) do(ctx, tail context.Context, j job) {
 //
 // The halves go one after the other on this sender, so that the order of a customer's records holds across them.
 func (d *Delivery) deliver(ctx, tail context.Context, e *endpoint, items []*item, probe bool) bool {
-	if e.takesPoints() && !d.intend(ctx, items) {
+	if e.takesPoints() && (!d.intend(ctx, tail, items) || ctx.Err() != nil) {
+		d.void(items) // whatever is on disk: nothing left
 		d.giveBack(items, false)
 		return false
 	}
@@ -187,13 +188,13 @@ func letterOf(it *item, class connector.Class, a connector.Answer, reason string
 	return it.rec.Letter(class, reason, answer, it.attempts)
 }
 
-// intend has the intents of points on disk before they leave; false when ctx ended first.
-func (d *Delivery) intend(ctx context.Context, items []*item) bool {
+// intend has the intents of points on disk before they leave; false when ctx ended first, and then they may be there or not.
+func (d *Delivery) intend(ctx, tail context.Context, items []*item) bool {
 	ids := make([]connector.RecordID, len(items))
 	for i, it := range items {
 		ids[i] = it.rec.RecordID
 	}
-	return d.insist(ctx, "the intents of points can't be stored", func() error { return d.ports.Store.Intend(ctx, ids) })
+	return d.insist(ctx, "the intents of points can't be stored", func() error { return d.ports.Store.Intend(tail, ids) })
 }
 
 // outcome notes that points were applied.

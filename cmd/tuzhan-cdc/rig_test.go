@@ -104,7 +104,6 @@ type rig struct {
 	web  *httptest.Server
 	file string
 	proc *process
-	more string // further lines of the file, for platform and delivery blocks
 }
 
 // newRig makes the schema and the file; start starts the program.

@@ -35,12 +35,15 @@ func Prepare(ctx context.Context, cfg Config, saved *connector.Checkpoint, check
 	for {
 		p, err := prepare(ctx, cfg, saved, check, log)
 		var refusal *Refusal
+		var unfit *mapError
 		switch {
 		case err == nil:
 			alarms.Clear("source")
 			return p, nil
 		case ctx.Err() != nil:
 			return nil, nil
+		case errors.As(err, &unfit):
+			return nil, unfit.err
 		case errors.As(err, &refusal):
 			return nil, err
 		case wrongPassword(err):
@@ -89,7 +92,7 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Checkpoint, check
 		return nil, err
 	}
 	if err := check(found); err != nil {
-		return nil, err
+		return nil, &mapError{err}
 	}
 	slot, err := SlotState(ctx, conn, cfg.Slot)
 	if err != nil {

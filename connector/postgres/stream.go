@@ -320,7 +320,7 @@ func (s *stream) rowMessage(data []byte) error {
 	return nil
 }
 
-// mapError is an error of the sink: no connection cures it.
+// mapError is an error of the mappings: no connection cures it.
 type mapError struct{ err error }
 
 func (e *mapError) Error() string { return e.err.Error() }

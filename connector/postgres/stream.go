@@ -244,8 +244,13 @@ func (s *stream) decode(ctx context.Context, data []byte) error {
 	return fmt.Errorf("unknown message %q of pgoutput after position %s:%d: this version speaks protocol 1", data[0], s.commit, s.index)
 }
 
-// parse guards pglogrepl.Parse, which panics on a Relation message that is cut short.
+// parse guards pglogrepl.Parse, which panics on a Relation message that is cut short, and makes room for as many tables as a Truncate
+// message claims to hold before it looks whether they are there.
 func parse(data []byte) (m pglogrepl.Message, err error) {
+	const truncateHeader = 1 + 4 + 1 // type, number of relations, options
+	if data[0] == 'T' && (len(data) < truncateHeader || uint64(binary.BigEndian.Uint32(data[1:])) != uint64(len(data)-truncateHeader)/4) {
+		return nil, errCut
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			m, err = nil, errCut

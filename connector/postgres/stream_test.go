@@ -257,6 +257,19 @@ func TestStreamTransactions(t *testing.T) {
 		"insert t new(30)", "insert t new(31)", "insert t new(32)")
 }
 
+// TestStreamPassesOver: TRUNCATE is counted, logical messages and rows of other tables are no changes, and none of them ends the stream.
+func TestStreamPassesOver(t *testing.T) {
+	db := pgtest.Server(t).Database(t)
+	db.Exec(t, `CREATE SCHEMA crm`, `CREATE TABLE crm.t(id int PRIMARY KEY)`, `CREATE TABLE crm.other(id int)`)
+	l := startLine(t, db, true, "t")
+	db.Exec(t, `INSERT INTO crm.t VALUES (1)`, `INSERT INTO crm.other VALUES (1)`, `SELECT pg_logical_emit_message(true, 'x', 'y')`,
+		`SELECT pg_logical_emit_message(false, 'x', 'y')`, `TRUNCATE crm.t`, `DO $$ BEGIN RAISE NOTICE 'n'; END $$`, `INSERT INTO crm.t VALUES (2)`)
+	l.expect(t, "insert t new(1)", "insert t new(2)")
+	if got := l.src.Status(); got.Truncates != 1 || got.Reconnects != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestStreamResumes: what was not confirmed comes again, under the same positions; what was, does not.
 func TestStreamResumes(t *testing.T) {
 	db := pgtest.Server(t).Database(t)

@@ -133,8 +133,14 @@ func compileEqual(n *ast.CallNode, want bool) condition {
 	if !okX || !okY {
 		return nil
 	}
-	if y.isText() && !x.isText() {
+	if y.isText() && !x.isText() || y.meta != "" {
 		x, y = y, x
+	}
+	if x.meta != "" && y.isString {
+		return func(r *row) (bool, error) {
+			text, ok := r.metaText(x.meta)
+			return (ok && text == y.constantText) == want, nil
+		}
 	}
 	if x.isText() && (y.isText() || y.column == nil) {
 		return func(r *row) (bool, error) {
@@ -169,6 +175,7 @@ func compileIn(n *ast.CallNode) condition {
 	if !ok {
 		return nil
 	}
+	// Texts are compared without making a string of the column for each row.
 	var texts []string
 	for _, v := range values {
 		if s, ok := v.(string); ok {

@@ -1,7 +1,6 @@
 package mapping
 
 import (
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -312,6 +311,9 @@ func (d *decoder) params(body strict.Node, fields []field, required bool) *templ
 	}
 	t := &templates{ps: d.ps, constant: true}
 	params := t.object(n, "publicParams", fields)
+	if params == nil {
+		return &template{form: objectForm}
+	}
 	d.m.envelope = string(params.json(nil))
 	return params
 }
@@ -380,6 +382,3 @@ func (d *decoder) options(fields map[string]strict.Node) {
 		d.ps.Add(n, "onChange says what an update does, but on has no update")
 	}
 }
-
-// place is file:line of the mapping.
-func (m *mapping) place() string { return fmt.Sprintf("%s:%d", m.node.File(), m.node.Line()) }

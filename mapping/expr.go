@@ -121,8 +121,9 @@ func (t columnType) staticType() valueType {
 
 // newExpression parses and checks an expression; where something is wrong it notes that and gives nil.
 func newExpression(node strict.Node, offset int, source string, ps *strict.Problems) *expression {
-	e := &expression{node: node, offset: offset, source: source}
-	if strings.TrimSpace(source) == "" {
+	trimmed := strings.TrimLeft(source, " \t\n")
+	e := &expression{node: node, offset: offset + len(source) - len(trimmed), source: trimmed}
+	if trimmed == "" {
 		ps.Add(e.at(0), "the expression is empty")
 		return nil
 	}
@@ -210,7 +211,12 @@ var goTypes = strings.NewReplacer("map[string]interface {}", "mapping", "[]inter
 	"time.Time", "timestamp", "time.Duration", "duration", "types string", "types text", "and string", "and text", "(type string", "(type text",
 	"type text", "type text")
 
-func plainWords(message string) string { return strings.TrimSpace(goTypes.Replace(message)) }
+var tokenName = regexp.MustCompile(`unexpected token \w+\((".*")\)`)
+
+func plainWords(message string) string {
+	message = strings.ReplaceAll(message, "unexpected token EOF", "the expression ends too early")
+	return strings.TrimSpace(goTypes.Replace(tokenName.ReplaceAllString(message, "unexpected $1")))
+}
 
 // moduloTypes is how the checker sees %: expr's own takes integers only.
 type moduloTypes struct{}
@@ -367,22 +373,31 @@ func accessors() map[string]function {
 	}
 }
 
+// meta gives a fact about the change.
 func (r *row) meta(name string) any {
+	if text, ok := r.metaText(name); ok {
+		return text
+	}
+	if r.change.CommitTime.IsZero() {
+		return nil
+	}
+	return r.change.CommitTime.In(r.zone)
+}
+
+// metaText is meta for all that is text; ok is false for commitTime.
+func (r *row) metaText(name string) (text string, ok bool) {
 	c := r.change
 	switch name {
 	case "op":
-		return c.Op.String()
+		return c.Op.String(), true
 	case "schema":
-		return c.Table.Schema
+		return c.Table.Schema, true
 	case "table":
-		return c.Table.Name
+		return c.Table.Name, true
 	case "position":
-		return c.Position.String()
+		return c.Position.String(), true
 	}
-	if c.CommitTime.IsZero() {
-		return nil
-	}
-	return c.CommitTime.In(r.zone)
+	return "", false
 }
 
 // run computes the expression on r. Its error is a *failure without row values.

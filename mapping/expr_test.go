@@ -116,6 +116,7 @@ func TestExpressions(t *testing.T) {
 		"seen_at == commitTime": "bool true", `made_at + duration("1h")`: `time "2024-05-01T13:00:00.500+08:00"`, "(made_at - seen_at).Seconds() > 0.3": "bool true",
 		"made_at.Year()": "int 2024", "int(made_at.Month()) == 5": "bool true", "born.Year() + 1": "int 1991", `born < date("2000-01-01")`: "bool true",
 		"seen_at.UnixMilli()": "int 1714536000123", `made_at.In(timezone("UTC")).Hour()`: "int 4", `made_at.Format("2006-01-02")`: `string "2024-05-01"`,
+		"made_at.After(born)": "bool true", "made_at.AddDate(0, 0, 1).Day()": "int 2", "(seen_at ?? born).Before(made_at)": "bool true",
 		"endless": "error: column endless is infinity, which is no time that can be sent",
 		// JSON and lists
 		"doc.a + 1": "int 2", "doc.big": "decimal 12345678901234567890", "doc.price": "decimal 0.10", "doc.none": "nil null", "doc?.none?.x": "nil null",

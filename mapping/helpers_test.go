@@ -78,6 +78,10 @@ func membersTable() *connector.Table {
 
 // decodeMappings reads a file whose text is the list of mappings.
 func decodeMappings(text string, vars ...string) (*Set, *strict.Problems) {
+	return decodeInto(&Set{}, text, vars...)
+}
+
+func decodeInto(s *Set, text string, vars ...string) (*Set, *strict.Problems) {
 	var ps strict.Problems
 	env := func(name string) (string, bool) {
 		for i := 0; i < len(vars); i += 2 {
@@ -87,7 +91,6 @@ func decodeMappings(text string, vars ...string) (*Set, *strict.Problems) {
 		}
 		return "", false
 	}
-	s := &Set{}
 	s.Decode(strict.Parse("m.yaml", []byte(text), env, &ps), &ps)
 	return s, &ps
 }

@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"bytes"
+	"math/bits"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -126,13 +127,10 @@ func appendPosition(dst []byte, p connector.Position) []byte {
 	return strconv.AppendUint(dst, uint64(p.Index), 10)
 }
 
+// appendHex writes v in upper case, without leading zeros.
 func appendHex(dst []byte, v uint32) []byte {
-	start := len(dst)
-	dst = strconv.AppendUint(dst, uint64(v), 16)
-	for i := start; i < len(dst); i++ {
-		if dst[i] >= 'a' {
-			dst[i] -= 'a' - 'A'
-		}
+	for shift := (max(bits.Len32(v), 1) - 1) / 4 * 4; shift >= 0; shift -= 4 {
+		dst = append(dst, "0123456789ABCDEF"[v>>shift&15])
 	}
 	return dst
 }

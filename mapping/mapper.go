@@ -131,7 +131,7 @@ func (m *mapper) encode(b *bound, dst []byte) ([]byte, error) {
 	if b.orderBy != nil {
 		v, err := b.orderBy.run(r)
 		if err == nil && v == nil {
-			err = fail("is null").hint("give it a default: x ?? ...")
+			err = fail("the value is null").hint("give it a default: x ?? ...")
 		}
 		if err == nil {
 			r.text, err = appendText(r.text[:0], v)

@@ -53,7 +53,13 @@ func operators() map[string]function {
 		}),
 		"[:]":  func(args ...any) (any, error) { return slice(args[0], args[1], args[2]) },
 		"bool": unary(truth),
-		"key":  unary(groupKey),
+		"argument": unary(func(v any) (any, error) {
+			if at, ok := asTime(v); ok {
+				return at, nil
+			}
+			return v, nil
+		}),
+		"key": unary(groupKey),
 	}
 }
 

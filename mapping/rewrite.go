@@ -361,6 +361,10 @@ func (w *rewriter) call(n *ast.CallNode) ast.Node {
 			break
 		}
 		n.Callee = w.member(callee)
+		for i, arg := range n.Arguments { // a method of time.Time takes no calendarDate
+			n.Arguments[i] = call(arg, "argument", w.node(arg))
+		}
+		return n
 	default:
 		w.mistake(n, "", "only functions can be called")
 	}

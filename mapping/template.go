@@ -44,8 +44,12 @@ type templates struct {
 	constant bool
 }
 
-// object reads a mapping of the given fields; except are keys that somebody else reads.
+// object reads a mapping of the given fields; except are keys that somebody else reads. It gives nil for what is no mapping.
 func (d *templates) object(n strict.Node, what string, fields []field, except ...string) *template {
+	if !n.IsMap() && !n.IsNull() {
+		d.wrong(n, field{name: what, typ: objectField})
+		return nil
+	}
 	t := &template{node: n, form: objectForm, spec: field{name: what, typ: objectField, fields: fields}}
 	seen := map[string]strict.Node{}
 	for _, p := range n.Pairs() {
@@ -70,7 +74,7 @@ func (d *templates) object(n strict.Node, what string, fields []field, except ..
 	for _, f := range fields {
 		at, given := seen[f.name]
 		if f.required && !given {
-			d.ps.Add(n, "%s: %s is required (%s)", what, f.name, f.typ)
+			d.ps.Add(n, "%s: %s is required: %s", what, f.name, f.typ)
 		}
 		if f.needs != "" && given && seen[f.needs].IsZero() {
 			d.ps.Add(at, "%s: %s must be given with %s", what, f.needs, f.name)

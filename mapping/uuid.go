@@ -1,7 +1,7 @@
 package mapping
 
 import (
-	"crypto/sha1" //nolint:gosec // UUIDv5 is SHA-1 by definition
+	"crypto/sha1"
 	"strconv"
 )
 

@@ -182,7 +182,7 @@ func (p *plan) make() {
 		}
 		toIns = nil
 	}
-	p.bring(p.main, p.Name, "insert, update, delete", inMain, toMain)
+	p.bring(p.main, p.Name, "insert, update, delete, truncate", inMain, toMain)
 	if p.ins != nil || p.main == nil || p.main.Ours || len(toIns) > 0 {
 		p.names = append(p.names, second)
 		p.bring(p.ins, second, "insert", inserts, toIns)

@@ -89,7 +89,7 @@ func TestPublicationsFollowTheMappings(t *testing.T) {
 	uses := []Use{use("crm.orders", "i"), use("crm.orders", "u"), use("crm.log", "i"), use("crm.visits", "i"), oddUse, use("crm.snap", "")}
 
 	changes := ensure(t, conn, PublicationParams{"p", slot, uses}, "p", "p_insert")
-	sameMembership(t, db, "p Kunden.数据."+odd.Name+" iud root", "p crm.orders iud root", "p_insert crm.log i root", "p_insert crm.visits i root")
+	sameMembership(t, db, "p Kunden.数据."+odd.Name+" iudt root", "p crm.orders iudt root", "p_insert crm.log i root", "p_insert crm.visits i root")
 	if len(changes) != 2 {
 		t.Errorf("changes %q, want two", changes)
 	}
@@ -120,7 +120,7 @@ func TestPublicationsFollowTheMappings(t *testing.T) {
 func TestBothPublicationsAreMadeEmpty(t *testing.T) {
 	db := pgtest.Server(t).Database(t)
 	ensure(t, plain(t, db.DSN()), PublicationParams{"Publ 1", "s", nil}, "Publ 1", "Publ 1_insert")
-	sameMembership(t, db, "Publ 1 iud root", "Publ 1_insert i root")
+	sameMembership(t, db, "Publ 1 iudt root", "Publ 1_insert i root")
 }
 
 func TestTableWithoutIdentityIsNeverPublishedWithUpdates(t *testing.T) {
@@ -166,14 +166,14 @@ func TestRoleWithoutRightsGetsTheSQL(t *testing.T) {
 	sameMembership(t, db)
 	runCure(t, db, cure)
 	ensure(t, conn, params, "p", "p_insert")
-	sameMembership(t, db, "p "+odd.String()+" iud root", "p public.a iud root", "p_insert public.b i root")
+	sameMembership(t, db, "p "+odd.String()+" iudt root", "p public.a iudt root", "p_insert public.b i root")
 
 	// They are the DBA's now: nothing is taken out of them, and what is missing is the DBA's to add.
 	params.Uses = []Use{use("c", "u")}
 	_, _, err = EnsurePublications(t.Context(), conn, params)
 	runCure(t, db, refused(t, err, "belongs to"))
 	ensure(t, conn, params, "p", "p_insert")
-	sameMembership(t, db, "p "+odd.String()+" iud root", "p public.a iud root", "p public.c iud root", "p_insert public.b i root")
+	sameMembership(t, db, "p "+odd.String()+" iudt root", "p public.a iudt root", "p public.c iudt root", "p_insert public.b i root")
 	if dropped, err := DropPublications(t.Context(), conn, "p"); err != nil || len(dropped) != 0 {
 		t.Errorf("dropped the DBA's %q, %v", dropped, err)
 	}
@@ -183,7 +183,7 @@ func TestRoleWithoutRightsGetsTheSQL(t *testing.T) {
 		"ALTER TABLE a OWNER TO "+role, "ALTER TABLE b OWNER TO "+role)
 	params.Uses = []Use{use("a", "u"), use("b", "i")}
 	ensure(t, conn, params, "p", "p_insert")
-	sameMembership(t, db, "p public.a iud root", "p_insert public.b i root")
+	sameMembership(t, db, "p public.a iudt root", "p_insert public.b i root")
 }
 
 func TestOnePublicationOfTheDBAIsUsedAsItIs(t *testing.T) {
@@ -287,7 +287,7 @@ func TestInheritingTablesStayOut(t *testing.T) {
 	db := pgtest.Server(t).Database(t)
 	db.Exec(t, "CREATE TABLE parent (id bigint PRIMARY KEY)", "CREATE TABLE child () INHERITS (parent)")
 	ensure(t, plain(t, db.DSN()), PublicationParams{"p", "s", []Use{use("parent", "u")}}, "p", "p_insert")
-	sameMembership(t, db, "p public.parent iud root", "p_insert i root")
+	sameMembership(t, db, "p public.parent iudt root", "p_insert i root")
 }
 
 func TestPublicationNameThatIsTooLongIsRefused(t *testing.T) {

@@ -1,0 +1,42 @@
+// Package mapping turns changes into records: it reads the `mappings:` of the configuration, compiles them for the tables that come, and makes points, events
+// and group relations of rows. It is pure: no I/O, no clock, no randomness; the same change gives the same bytes whenever it is mapped.
+//
+//	Set.Decode   reads mappings out of a YAML node and notes all problems (decode.go, template.go; the platform's fields stand in spec.go)
+//	Set.Uses     says which tables, operations and columns the mappings want
+//	Set.Check    compares them with the catalogue: tables, columns, types, replica identity (check.go)
+//	Set.Mapper   maps changes (mapper.go); a mapping is compiled for a table's shape when that shape comes first (bind.go)
+//
+// # Expressions
+//
+// The language is expr (github.com/expr-lang/expr). An expression is parsed twice: as it was written, for expr's own type checker, with the columns'
+// types as far as they are known (expr.go); and rewritten, for expr's machine: columns become calls with an index, operators and functions
+// that compute with numbers or compare values become our own (rewrite.go, ops.go, decimal.go). Conditions that only compare columns with constants run without
+// the machine (condition.go). What differs from expr:
+//
+//   - Numbers are exact: int8 and integer literals are 64-bit integers whose overflow is an error, numeric and literals with a point are decimals, float8 and float4
+//     are floats; arithmetic of two integers stays integer but for /, of two floats float, and all else is decimal. A quotient has up to
+//     20 digits after the point.
+//   - A value that PostgreSQL did not send is unknown: to read it is an error, never null.
+//   - Null: == and != compare with it, ?? replaces it, `in` finds it in no list but one that holds nil; <, +, &&, ! and functions of text refuse it. A `when` that gives
+//     null counts as false, as WHERE does. A text with a null in it, "VIP ${{ level }}", is null as a whole, as with SQL's ||.
+//   - now() and Local() are not available, keys(), values(), toPairs() and JSON are sorted by key, sort() and sortBy() keep the order of equals.
+//   - x[1:3] cuts text by characters; date("2024-05-01") is in the configured time zone; string(nil) is nil.
+//
+// Columns are read as: smallint, integer, bigint, oid: integer; numeric: decimal; real, double precision: float; boolean; char(n): text without the blanks at its end; timestamp, timestamptz,
+// date: time; json, jsonb: what they hold, numbers exact; arrays of these: list; all else, time of day, interval, inet, uuid, bytea (\x...) and enums among it:
+// PostgreSQL's text.
+//
+// # Values in payloads
+//
+// A null leaves its field out. A required one that is null or empty, and a record in which nothing names the customer, makes a dead letter; in lists (identities, openids,
+// phoneList) an item without a customer is left out, and only when none is left does the list count as null.
+//
+//   - Text fields take any value's text: numbers as PostgreSQL writes them, timestamps as 2024-05-01T12:00:00.123+08:00, dates as 2024-05-01, booleans as true and false.
+//   - eventargs take text and numbers: booleans are sent as the texts "true" and "false", lists, mappings and JSON objects as text that holds their JSON.
+//   - time takes a timestamp, or a whole number of milliseconds; where there is none it is the commit time (a snapshot has none, and sends none).
+//   - ext as a mapping is sent as the JSON string that the API wants, with true, numbers, lists and nested mappings as they are.
+//   - groups joins a list by commas. A name from a row that holds a comma is an error; commas that the file itself has are separators.
+//   - uuid, where the mapping gives none, names the change for good (uuidPlan).
+//
+// A group relation's update is compared with the old row: see groupUpdate.
+package mapping

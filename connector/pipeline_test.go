@@ -1,0 +1,296 @@
+package connector
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+)
+
+// script is a source that plays what a test wrote down, then waits for the end.
+type script struct {
+	play func(sink Sink)
+	done chan struct{} // closed when it was played
+}
+
+func (s *script) Run(ctx context.Context, sink Sink) error {
+	s.play(sink)
+	close(s.done)
+	<-ctx.Done()
+	<-sink.Finished()
+	return nil
+}
+
+// oneEach makes a point, an event and a letter of class mapping of every change, as the letters of its table's name say (p, r: a point that is
+// sent again, e, m).
+type oneEach struct{}
+
+func (oneEach) Map(c *Change, out *Output) error {
+	for i, kind := range c.Table.Name {
+		id := RecordID{Mapping: string(kind), Position: c.Position, CommitTime: c.CommitTime, Number: i}
+		switch kind {
+		case 'p', 'r':
+			out.Records = append(out.Records, &Record{RecordID: id, Kind: Point, Resend: kind == 'r'})
+		case 'e':
+			out.Records = append(out.Records, &Record{RecordID: id, Kind: Event})
+		case 'm':
+			out.Letters = append(out.Letters, &DeadLetter{RecordID: id, Class: ClassMapping, Kind: Event})
+		case '!':
+			return errors.New("no such column")
+		}
+	}
+	return nil
+}
+
+// post delivers at once what it is told to, and keeps the rest.
+type post struct {
+	settle func(*Record)
+	mu     sync.Mutex
+	got    []*Record
+	keep   bool
+}
+
+func (p *post) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (p *post) Submit(records []*Record) {
+	p.mu.Lock()
+	p.got = append(p.got, records...)
+	keep := p.keep
+	p.mu.Unlock()
+	for _, r := range records {
+		if !keep {
+			p.settle(r)
+		}
+	}
+}
+func (p *post) Flush()                {}
+func (p *post) Room() <-chan struct{} { return nil }
+
+// drawer is a store in memory that can be made to fail, and that checks that nothing is confirmed before it is written.
+type drawer struct {
+	mu       sync.Mutex
+	fail     bool
+	saved    []*Checkpoint
+	letters  []*DeadLetter
+	changed  chan struct{}
+	pipeline *Pipeline
+	t        *testing.T
+}
+
+func (d *drawer) Load(context.Context) (*Saved, error)     { return nil, nil }
+func (d *drawer) Intend(context.Context, []RecordID) error { return nil }
+func (d *drawer) Outcome(RecordID, bool)                   {}
+func (d *drawer) SaveCheckpoint(_ context.Context, cp *Checkpoint) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if confirmed := d.pipeline.Confirmed(); confirmed >= cp.Flush && len(d.saved) > 0 && confirmed > d.saved[len(d.saved)-1].Flush {
+		d.t.Errorf("%s is confirmed, the disk has %s", confirmed, d.saved[len(d.saved)-1].Flush)
+	}
+	if d.fail {
+		return errors.New("no space")
+	}
+	d.saved = append(d.saved, cp)
+	d.signal()
+	return nil
+}
+func (d *drawer) SetAside(_ context.Context, letters []*DeadLetter) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fail {
+		return errors.New("no space")
+	}
+	d.letters = append(d.letters, letters...)
+	d.signal()
+	return nil
+}
+
+func (d *drawer) signal() {
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+func (d *drawer) until(ok func() bool) {
+	d.t.Helper()
+	timeout := time.After(20 * time.Second)
+	for {
+		d.mu.Lock()
+		done, changed := ok(), d.changed
+		d.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			d.t.Fatal("it did not come")
+		}
+	}
+}
+
+type stage struct {
+	*Pipeline
+	store *drawer
+	post  *post
+	stop  func() error
+}
+
+// play runs a pipeline over a script, from what a store had saved.
+func play(t *testing.T, saved *Saved, script *script, prepare func(*stage)) *stage {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	s := &stage{store: &drawer{t: t, changed: make(chan struct{})}, post: &post{}}
+	s.Pipeline = NewPipeline(PipelineOptions{Mapper: oneEach{}, Store: s.store, Saved: saved, Alarms: NewAlarms(log), Log: log})
+	s.store.pipeline, s.post.settle = s.Pipeline, s.Settle
+	if prepare != nil {
+		prepare(s)
+	}
+	script.done = make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, script, s.post) }()
+	s.stop = sync.OnceValue(func() error { cancel(); return <-ended })
+	t.Cleanup(func() { _ = s.stop() })
+	return s
+}
+
+func change(commit LSN, index uint32, table string) *Change {
+	return &Change{Position: Position{commit, index}, CommitTime: time.Unix(int64(commit), 0), Op: Insert, Table: &Table{Name: table}}
+}
+
+func key(mapping string, commit LSN, number int) RecordKey {
+	return RecordKey{mapping, Position{commit, 0}, time.Unix(int64(commit), 0).UnixMicro(), number}
+}
+
+// TestKnownRecords: after a crash a point with an outcome and a record with a letter are settled at once, a point with an intent alone is set
+// aside as uncertain or, where its mapping says so, sent again; and what is not known is sent.
+func TestKnownRecords(t *testing.T) {
+	saved := &Saved{Checkpoint: &Checkpoint{Flush: 5}, Known: map[RecordKey]Known{
+		key("p", 10, 0): Applied, key("e", 20, 0): Lettered, key("p", 30, 0): Intended, key("r", 40, 0): Intended, key("m", 50, 0): Lettered}}
+	script := &script{play: func(sink Sink) {
+		for i, table := range []string{"p", "e", "p", "r", "m", "pe"} {
+			commit := LSN(10 + 10*i)
+			if err := sink.Change(change(commit, 0, table)); err != nil {
+				t.Error(err)
+			}
+			sink.Commit(commit, commit+5, time.Time{})
+		}
+	}}
+	s := play(t, saved, script, nil)
+	<-script.done
+	s.store.until(func() bool { return len(s.store.saved) > 0 && s.store.saved[len(s.store.saved)-1].Flush == 65 })
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range s.post.got {
+		got = append(got, r.Mapping+" "+r.Position.String())
+	}
+	if len(got) != 3 || got[0] != "r 0/28:0" || got[1] != "p 0/3C:0" || got[2] != "e 0/3C:0" {
+		t.Errorf("sent %q", got)
+	}
+	if l := s.store.letters; len(l) != 1 || l[0].Class != ClassUncertain || l[0].Position.Commit != 30 {
+		t.Errorf("letters %+v", l)
+	}
+	if s.Confirmed() != 65 {
+		t.Errorf("confirmed %s", s.Confirmed())
+	}
+}
+
+// TestConfirmsOnlyWhatIsStored: while the store fails, and while a record is not settled, nothing is confirmed; later transactions that
+// are settled make ranges.
+func TestConfirmsOnlyWhatIsStored(t *testing.T) {
+	script := &script{play: func(sink Sink) {
+		for i := range LSN(3) {
+			table := ""
+			if i == 1 {
+				table = "e" // is kept
+			}
+			if err := sink.Change(change(10+10*i, 0, table)); err != nil {
+				t.Error(err)
+			}
+			sink.Commit(10+10*i, 15+10*i, time.Time{})
+		}
+		sink.KeepAlive(100)
+	}}
+	s := play(t, &Saved{Checkpoint: &Checkpoint{Flush: 5}}, script, func(s *stage) { s.post.keep, s.store.fail = true, true })
+	<-script.done
+	for range 2 { // two writes fail
+		if err := s.writeCheckpoint(t.Context()); err == nil || s.Confirmed() != 5 {
+			t.Fatalf("%v, confirmed %s", err, s.Confirmed())
+		}
+	}
+	s.store.mu.Lock()
+	s.store.fail = false
+	s.store.mu.Unlock()
+	s.store.until(func() bool { return len(s.store.saved) > 0 })
+	cp := s.written.Load()
+	if !cp.Covers(Position{10, 0}) || cp.Covers(Position{20, 0}) || !cp.Covers(Position{30, 0}) || cp.Flush != 15 {
+		t.Fatalf("checkpoint %+v", cp)
+	}
+	s.Settle(s.post.got[0])
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if s.Confirmed() != 100 {
+		t.Errorf("confirmed %s after the last record was settled", s.Confirmed())
+	}
+}
+
+// TestStoreOutageKeepsLetters: letters of class mapping that can't be stored hold their changes, and are stored later.
+func TestStoreOutageKeepsLetters(t *testing.T) {
+	script := &script{play: func(sink Sink) {
+		if err := sink.Change(change(10, 0, "m")); err != nil {
+			t.Error(err)
+		}
+		sink.Commit(10, 15, time.Time{})
+	}}
+	s := play(t, &Saved{Checkpoint: &Checkpoint{Flush: 5}}, script, func(s *stage) { s.store.fail = true })
+	<-script.done
+	if p := s.Progress(); p.Open != 1 {
+		t.Errorf("%+v", p)
+	}
+	s.store.mu.Lock()
+	s.store.fail = false
+	s.store.mu.Unlock()
+	s.store.until(func() bool { return len(s.store.saved) > 0 && s.store.saved[len(s.store.saved)-1].Flush == 15 })
+	if len(s.store.letters) != 1 {
+		t.Errorf("%d letters", len(s.store.letters))
+	}
+}
+
+// TestMapErrorStops: what the mapper can't read stops the pipeline with the mapper's error, and is not confirmed.
+func TestMapErrorStops(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	d := &drawer{t: t, changed: make(chan struct{})}
+	p := NewPipeline(PipelineOptions{Mapper: oneEach{}, Store: d, Saved: &Saved{Checkpoint: &Checkpoint{Flush: 5}}, Alarms: NewAlarms(log), Log: log})
+	d.pipeline = p
+	err := p.Run(t.Context(), failing{}, &post{settle: p.Settle})
+	if err == nil || err.Error() != "no such column" || p.Confirmed() != 5 {
+		t.Errorf("%v, confirmed %s", err, p.Confirmed())
+	}
+}
+
+type failing struct{}
+
+func (failing) Run(_ context.Context, sink Sink) error { return sink.Change(change(10, 0, "!")) }
+
+// TestAlarms: an alarm is raised once, renewed, and cleared once.
+func TestAlarms(t *testing.T) {
+	a := NewAlarms(slog.New(slog.DiscardHandler))
+	if len(a.List()) != 0 || a.LastError() != nil {
+		t.Fatal("there are alarms from the start")
+	}
+	a.Raise("b", "first", "cure")
+	a.Raise("b", "second", "cure")
+	a.Raise("a", "other", "")
+	l := a.List()
+	if len(l) != 2 || l[0].Key != "a" || l[1].Text != "second" || l[1].Times != 2 || a.LastError().Text != "other" {
+		t.Errorf("%+v", l)
+	}
+	a.Clear("b")
+	a.Clear("b")
+	if l := a.List(); len(l) != 1 || a.LastError() == nil {
+		t.Errorf("%+v", l)
+	}
+}

@@ -24,14 +24,25 @@ const (
 // Pipeline joins source, mapping, delivery and state: it reads, maps, delivers, settles, writes the checkpoint and lets the source
 // confirm it. It is the Sink of its source. Make it with NewPipeline, run it once.
 type Pipeline struct {
-	mapper  Mapper
-	store   Store
-	alarms  *Alarms
-	log     *slog.Logger
-	lineage Lineage
+	mapper   Mapper
+	store    Store
+	alarms   *Alarms
+	log      *slog.Logger
+	lineage  Lineage
+	mappings []string
 
 	deliverer Deliverer
 	tracker   *tracker
+	settled   atomic.Uint64 // changes, by all trackers
+
+	mu     sync.Mutex // guards holds, and tracks as it says there
+	tracks []*track
+	holds  []holdRequest
+	asked  atomic.Bool // holds is not empty
+	names  []string    // the reader's goroutine only
+	// streamed is the furthest change that the source has handed over; the reader's goroutine only.
+	streamed Position
+
 	known     map[RecordKey]Known // used by the reader's goroutine only
 	settledAt map[RecordKey]bool  // Partial of the first checkpoint; the reader's goroutine only
 	out       Output              // the reader's goroutine only
@@ -52,22 +63,26 @@ type PipelineOptions struct {
 	Mapper Mapper
 	Store  Store
 	// Saved is what the store knew at the start; its Checkpoint must be there and on disk already.
-	Saved  *Saved
-	Alarms *Alarms
-	Log    *slog.Logger
+	Saved *Saved
+	// Mappings are the names of the mappings that stream, sorted.
+	Mappings []string
+	Alarms   *Alarms
+	Log      *slog.Logger
 }
 
 // NewPipeline makes a pipeline that goes on where o.Saved ended.
 func NewPipeline(o PipelineOptions) *Pipeline {
 	cp := o.Saved.Checkpoint
 	p := &Pipeline{
-		mapper: o.Mapper, store: o.Store, alarms: o.Alarms, log: o.Log, lineage: cp.Lineage,
-		tracker: newTracker(cp), known: o.Saved.Known, settledAt: map[RecordKey]bool{},
+		mapper: o.Mapper, store: o.Store, alarms: o.Alarms, log: o.Log, lineage: cp.Lineage, mappings: o.Mappings,
+		known: o.Saved.Known, settledAt: map[RecordKey]bool{},
 		finished: make(chan struct{}), due: make(chan struct{}, 1),
 	}
 	for _, k := range cp.Partial {
 		p.settledAt[k] = true
 	}
+	p.tracker = newTracker(cp, &p.settled)
+	p.loadTracks(cp)
 	p.letters.wake = make(chan struct{}, 1)
 	p.confirmed.Store(uint64(cp.Flush))
 	p.written.Store(cp)
@@ -107,26 +122,61 @@ func (p *Pipeline) Confirmed() LSN { return LSN(p.confirmed.Load()) }
 // Finished is closed when the last checkpoint is written.
 func (p *Pipeline) Finished() <-chan struct{} { return p.finished }
 
-// Change maps one change and submits its records.
+// Change maps one change and submits its records. It does not fail.
 func (p *Pipeline) Change(c *Change) error {
+	if p.asked.Load() {
+		p.holdAsked(c)
+	}
+	if c.Position.Compare(p.streamed) > 0 {
+		p.streamed = c.Position
+	}
 	if p.tracker.skip(c.Position, c.CommitTime) {
 		p.skipped.Add(1)
-		return nil
+	} else {
+		p.changes.Add(1)
+		var part Part
+		if len(p.tracks) > 0 {
+			part.Not = p.apart(c.Position)
+		}
+		p.take(c, part, nil)
 	}
-	p.changes.Add(1)
+	for _, t := range p.tracks {
+		if t.follows(c.Position) && !t.tracker.skip(c.Position, c.CommitTime) {
+			p.take(c, Part{Only: t.Mapping}, t)
+		}
+	}
+	return nil
+}
+
+// take maps a change by part of the mappings: those of a track, or (nil) all that go together.
+func (p *Pipeline) take(c *Change, part Part, t *track) {
 	p.out.Reset()
-	if err := p.mapper.Map(c, &p.out); err != nil {
-		return err
+	p.mapper.Map(c, part, &p.out)
+	tracker := p.tracker
+	if t != nil {
+		tracker = t.tracker
+		t.fits = p.out.Fits > 0 || t.fits && len(p.out.Misfits) == 0
+	}
+	for _, misfit := range p.out.Misfits {
+		switch {
+		case t == nil:
+			p.hold(misfit.Mapping, c, HoldMisfit, misfit.Reason)
+		case t.SetAside:
+			p.out.Letters = append(p.out.Letters, misfit)
+		default:
+			p.holdAgain(t, c, HoldMisfit, misfit.Reason)
+			return
+		}
 	}
 	var done []RecordKey
 	if len(p.known)+len(p.settledAt) > 0 {
 		done = p.passKnown()
 	}
 	waiting := len(p.out.Records) + len(p.out.Letters)
-	open := p.tracker.add(c.Position, c.CommitTime, waiting, done)
+	open := tracker.add(c.Position, c.CommitTime, waiting, done)
 	if waiting == 0 {
 		p.checkDue()
-		return nil
+		return
 	}
 	if len(p.out.Letters) > 0 {
 		p.mappingLetters.Add(uint64(len(p.out.Letters)))
@@ -139,7 +189,6 @@ func (p *Pipeline) Change(c *Change) error {
 		}
 		p.deliverer.Submit(p.out.Records)
 	}
-	return nil
 }
 
 // passKnown takes out of p.out what the state knows to be settled, and turns points whose intent has no outcome into dead letters
@@ -176,10 +225,17 @@ func (p *Pipeline) passKnown() (done []RecordKey) {
 }
 
 // Commit ends a transaction.
-func (p *Pipeline) Commit(_, end LSN, _ time.Time) { p.tracker.advance(end) }
+func (p *Pipeline) Commit(_, end LSN, _ time.Time) { p.advance(end) }
 
 // KeepAlive takes the server's WAL end between two transactions.
-func (p *Pipeline) KeepAlive(walEnd LSN) { p.tracker.advance(walEnd) }
+func (p *Pipeline) KeepAlive(walEnd LSN) { p.advance(walEnd) }
+
+func (p *Pipeline) advance(lsn LSN) {
+	p.tracker.advance(lsn)
+	if len(p.tracks) > 0 {
+		p.advanceTracks(lsn)
+	}
+}
 
 // Dry lets what waits for a fuller batch go out.
 func (p *Pipeline) Dry() { p.deliverer.Flush() }
@@ -195,12 +251,12 @@ func (p *Pipeline) Room() <-chan struct{} {
 // Settle notes that a record needs no more work. The deliverer calls it once for each record it was given, after what must be
 // on disk (a dead letter) is there.
 func (p *Pipeline) Settle(r *Record) {
-	p.tracker.settle(r.change, r.RecordID)
+	r.change.settle(r.RecordID)
 	p.checkDue()
 }
 
 func (p *Pipeline) checkDue() {
-	if _, settled := p.tracker.progress(); settled >= p.dueAt.Load() {
+	if p.settled.Load() >= p.dueAt.Load() {
 		select {
 		case p.due <- struct{}{}:
 		default:
@@ -230,10 +286,10 @@ func (p *Pipeline) writeCheckpoints(ctx context.Context) error {
 
 // writeCheckpoint writes the checkpoint if it says more than the last one, and only then lets it be confirmed.
 func (p *Pipeline) writeCheckpoint(ctx context.Context) error {
-	_, settled := p.tracker.progress()
-	cp, last := p.tracker.checkpoint(), p.written.Load()
-	cp.Lineage, cp.Written = p.lineage, time.Now()
-	moved := cp.Settled != last.Settled || settled+checkpointChanges != p.dueAt.Load()
+	settled := p.settled.Load()
+	cp, last := p.checkpoint(), p.written.Load()
+	cp.Lineage, cp.Mappings, cp.Written = p.lineage, p.mappings, time.Now()
+	moved := cp.Settled != last.Settled || !sameTracks(cp.Tracks, last.Tracks) || settled+checkpointChanges != p.dueAt.Load()
 	if !moved && (cp.Flush == last.Flush || time.Since(last.Written) < idleCheckpointEvery) {
 		return nil
 	}
@@ -277,7 +333,7 @@ func (p *Pipeline) storeLetters(ctx context.Context) error {
 			for _, q := range batch {
 				p.log.Warn("dead letter", "class", q.letter.Class, "mapping", q.letter.Mapping, "table", q.letter.Table,
 					"position", q.letter.Position, "reason", q.letter.Reason)
-				p.tracker.settle(q.change, q.letter.RecordID)
+				q.change.settle(q.letter.RecordID)
 			}
 			p.letters.stored(len(batch))
 			p.checkDue()
@@ -303,7 +359,7 @@ type Progress struct {
 // Progress gives the counters as they are now. Safe for concurrent use.
 func (p *Pipeline) Progress() Progress {
 	oldest, at, _ := p.tracker.oldest()
-	open, _ := p.tracker.progress()
+	open := p.tracker.opened()
 	return Progress{
 		Changes: p.changes.Load(), Skipped: p.skipped.Load(), Records: p.records.Load(), MappingLetters: p.mappingLetters.Load(),
 		Open: open, Oldest: oldest, OldestTime: at, Checkpoint: p.written.Load(),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,24 +25,29 @@ func (s *script) Run(ctx context.Context, sink Sink) error {
 }
 
 // oneEach makes a point, an event and a letter of class mapping of every change, as the letters of its table's name say (p, r: a point that is
-// sent again, e, m).
+// sent again, e, h: events, m). With ! for h, mapping h can't read the table.
 type oneEach struct{}
 
-func (oneEach) Map(c *Change, out *Output) error {
+func (oneEach) Map(c *Change, part Part, out *Output) {
 	for i, kind := range c.Table.Name {
-		id := RecordID{Mapping: string(kind), Position: c.Position, CommitTime: c.CommitTime, Number: i}
+		id := RecordID{Mapping: strings.Replace(string(kind), "!", "h", 1), Position: c.Position, CommitTime: c.CommitTime, Number: i}
+		if !part.Has(id.Mapping) {
+			continue
+		}
+		if kind != '!' {
+			out.Fits++
+		}
 		switch kind {
 		case 'p', 'r':
 			out.Records = append(out.Records, &Record{RecordID: id, Kind: Point, Resend: kind == 'r'})
-		case 'e':
+		case 'e', 'h':
 			out.Records = append(out.Records, &Record{RecordID: id, Kind: Event})
 		case 'm':
 			out.Letters = append(out.Letters, &DeadLetter{RecordID: id, Class: ClassMapping, Kind: Event})
 		case '!':
-			return errors.New("no such column")
+			out.Misfits = append(out.Misfits, &DeadLetter{RecordID: id, Class: ClassMapping, Kind: Event, Reason: "no such column"})
 		}
 	}
-	return nil
 }
 
 // post delivers at once what it is told to, and keeps the rest.
@@ -258,22 +264,6 @@ func TestStoreOutageKeepsLetters(t *testing.T) {
 		t.Errorf("%d letters", len(s.store.letters))
 	}
 }
-
-// TestMapErrorStops: what the mapper can't read stops the pipeline with the mapper's error, and is not confirmed.
-func TestMapErrorStops(t *testing.T) {
-	log := slog.New(slog.DiscardHandler)
-	d := &drawer{t: t, changed: make(chan struct{})}
-	p := NewPipeline(PipelineOptions{Mapper: oneEach{}, Store: d, Saved: &Saved{Checkpoint: &Checkpoint{Flush: 5}}, Alarms: NewAlarms(log), Log: log})
-	d.pipeline = p
-	err := p.Run(t.Context(), failing{}, &post{settle: p.Settle})
-	if err == nil || err.Error() != "no such column" || p.Confirmed() != 5 {
-		t.Errorf("%v, confirmed %s", err, p.Confirmed())
-	}
-}
-
-type failing struct{}
-
-func (failing) Run(_ context.Context, sink Sink) error { return sink.Change(change(10, 0, "!")) }
 
 // TestAlarms: an alarm is raised once, renewed, and cleared once.
 func TestAlarms(t *testing.T) {

@@ -2,6 +2,7 @@ package connector
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -35,20 +36,42 @@ type Sink interface {
 
 // Mapper turns changes into records: package mapping.
 type Mapper interface {
-	// Map appends to out what the mappings make of c. Called from one goroutine. It never blocks and does no I/O. A change that
-	// can't be mapped becomes a dead letter of class mapping in out; an error means that the stream must stop.
-	Map(c *Change, out *Output) error
+	// Map appends to out what the mappings that part names make of c. Called from one goroutine. It never blocks and does no I/O. A
+	// change that can't be mapped becomes a dead letter of class mapping in out, a mapping that can't read the table as it was at the
+	// change a misfit.
+	Map(c *Change, part Part, out *Output)
+}
+
+// Part says which mappings a change is for. The zero value: all.
+type Part struct {
+	// Only names one mapping; empty: all but Not.
+	Only string
+	// Not names mappings that are left out.
+	Not []string
+}
+
+// Has reports whether a mapping is of the part.
+func (p Part) Has(mapping string) bool {
+	if p.Only != "" {
+		return p.Only == mapping
+	}
+	return len(p.Not) == 0 || !slices.Contains(p.Not, mapping)
 }
 
 // Output is what a mapper made of one change. The slices are reused; the records and letters are not.
 type Output struct {
 	Records []*Record
 	Letters []*DeadLetter
+	// Misfits are letters of class mapping, one for each mapping that can't read the table as it was at the change: a column is gone, or has
+	// another type. The mapping is held, or the letters are stored, as the pipeline decides.
+	Misfits []*DeadLetter
+	// Fits counts the mappings that could read the change, wanted or not.
+	Fits int
 }
 
 // Reset empties out for the next change.
 func (out *Output) Reset() {
-	out.Records, out.Letters = out.Records[:0], out.Letters[:0]
+	out.Records, out.Letters, out.Misfits, out.Fits = out.Records[:0], out.Letters[:0], out.Misfits[:0], 0
 }
 
 // Deliverer brings records to the platform: package delivery.
@@ -125,44 +148,4 @@ type RecordKey struct {
 // Key makes the id comparable.
 func (id RecordID) Key() RecordKey {
 	return RecordKey{id.Mapping, id.Position, id.CommitTime.UnixMicro(), id.Number}
-}
-
-// Lineage says which history a checkpoint belongs to.
-type Lineage struct {
-	SystemID string `json:"systemId"`
-	Database string `json:"database"`
-	Slot     string `json:"slot"`
-}
-
-// Checkpoint is the position up to which every change is settled, and what is settled beyond it.
-type Checkpoint struct {
-	Lineage Lineage
-	// Settled: every change up to and including it is settled.
-	Settled Position
-	// Ranges are settled too; ascending, apart, all beyond Settled.
-	Ranges []Range
-	// Partial are the settled records of changes that are not settled.
-	Partial []RecordKey
-	// Flush is the LSN that PostgreSQL may be told; never ahead of Settled.
-	Flush LSN
-	// CommitTime is when the last settled change in order was committed; zero before the first.
-	CommitTime time.Time
-	// Written is when the checkpoint was written.
-	Written time.Time
-}
-
-// Range is a run of settled changes, both ends included.
-type Range struct{ From, To Position }
-
-// Covers reports whether the change at p is settled.
-func (cp *Checkpoint) Covers(p Position) bool {
-	if p.Compare(cp.Settled) <= 0 {
-		return true
-	}
-	for _, r := range cp.Ranges {
-		if p.Compare(r.From) >= 0 && p.Compare(r.To) <= 0 {
-			return true
-		}
-	}
-	return false
 }

@@ -2,6 +2,7 @@ package connector
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,7 +26,7 @@ type tracker struct {
 	inherited []Range // settled ranges of the checkpoint that this process started from, still beyond read
 	partial   []RecordKey
 
-	settled uint64 // changes settled by this process, in all
+	settled *atomic.Uint64 // counts the changes that are settled; trackers share it
 }
 
 // openChange is a change some of whose records are not settled. It is guarded by tracker.mu.
@@ -39,11 +40,13 @@ type openChange struct {
 	lowTime    time.Time
 	markBefore LSN
 
+	tracker *tracker
+
 	prev, next *openChange
 }
 
-func newTracker(cp *Checkpoint) *tracker {
-	return &tracker{read: cp.Settled, readTime: cp.CommitTime, mark: cp.Flush, inherited: cp.Ranges, partial: cp.Partial}
+func newTracker(cp *Checkpoint, settled *atomic.Uint64) *tracker {
+	return &tracker{settled: settled, read: cp.Settled, readTime: cp.CommitTime, mark: cp.Flush, inherited: cp.Ranges, partial: cp.Partial}
 }
 
 // skip reports whether the change at p needs nothing more: this process has read it already, or the checkpoint that
@@ -71,10 +74,10 @@ func (t *tracker) add(p Position, at time.Time, waiting int, done []RecordKey) *
 	low, lowTime := t.read, t.readTime
 	t.read, t.readTime = p, at
 	if waiting == 0 {
-		t.settled++
+		t.settled.Add(1)
 		return nil
 	}
-	c := &openChange{position: p, commitTime: at, waiting: waiting, done: done,
+	c := &openChange{tracker: t, position: p, commitTime: at, waiting: waiting, done: done,
 		lowBefore: low, lowTime: lowTime, markBefore: t.mark, prev: t.last}
 	if t.last != nil {
 		t.last.next = c
@@ -86,13 +89,14 @@ func (t *tracker) add(p Position, at time.Time, waiting int, done []RecordKey) *
 	return c
 }
 
-// settle notes that one record of c is settled, and returns how many changes are settled in all.
-func (t *tracker) settle(c *openChange, id RecordID) uint64 {
+// settle notes that one record of c is settled.
+func (c *openChange) settle(id RecordID) {
+	t := c.tracker
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if c.waiting--; c.waiting > 0 {
 		c.done = append(c.done, id.Key())
-		return t.settled
+		return
 	}
 	if c.prev != nil {
 		c.prev.next = c.next
@@ -105,8 +109,7 @@ func (t *tracker) settle(c *openChange, id RecordID) uint64 {
 		t.last = c.prev
 	}
 	t.open--
-	t.settled++
-	return t.settled
+	t.settled.Add(1)
 }
 
 // advance notes that lsn may be confirmed once all that was read so far is settled. It never goes back.
@@ -160,11 +163,35 @@ func (t *tracker) oldest() (p Position, at time.Time, ok bool) {
 	return t.first.position, t.first.commitTime, true
 }
 
-// progress gives the number of open changes and of settled ones.
-func (t *tracker) progress() (open int, settled uint64) {
+// opened gives the number of open changes.
+func (t *tracker) opened() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.open, t.settled
+	return t.open
+}
+
+// lastRead gives the last change that was read.
+func (t *tracker) lastRead() Position {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.read
+}
+
+// furthest gives the last change that is known to be settled or was read.
+func (t *tracker) furthest() Position {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(t.inherited); n > 0 && t.inherited[n-1].To.Compare(t.read) > 0 {
+		return t.inherited[n-1].To
+	}
+	return t.read
+}
+
+// confirmable gives the LSN that may be confirmed once all that was read is settled.
+func (t *tracker) confirmable() LSN {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.mark
 }
 
 // next is the smallest position after p.
@@ -173,4 +200,12 @@ func (p Position) next() Position {
 		return Position{Commit: p.Commit + 1}
 	}
 	return Position{Commit: p.Commit, Index: p.Index + 1}
+}
+
+// prev is the greatest position before p, which is not zero.
+func (p Position) prev() Position {
+	if p.Index == 0 {
+		return Position{Commit: p.Commit - 1, Index: 1<<32 - 1}
+	}
+	return Position{Commit: p.Commit, Index: p.Index - 1}
 }

@@ -2,6 +2,7 @@ package connector
 
 import (
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -57,7 +58,7 @@ func TestTrackerAgainstModel(t *testing.T) {
 		cp := &Checkpoint{Flush: 900}
 		seen := map[Position]bool{}
 		for crash := 0; crash < 4; crash++ {
-			tr := newTracker(cp)
+			tr := newTracker(cp, new(atomic.Uint64))
 			open := map[Position]*openChange{}
 			ids := map[Position]RecordID{}
 			stop := r.IntN(80)
@@ -96,7 +97,7 @@ func TestTrackerAgainstModel(t *testing.T) {
 						if r.IntN(3) > 0 {
 							break
 						}
-						tr.settle(c, ids[q])
+						c.settle(ids[q])
 						m.settled[q] = true
 						delete(open, q)
 					}
@@ -113,7 +114,7 @@ func TestTrackerAgainstModel(t *testing.T) {
 			}
 			if crash == 3 {
 				for q, c := range open {
-					tr.settle(c, ids[q])
+					c.settle(ids[q])
 					m.settled[q] = true
 				}
 				m.check(t, tr.checkpoint())
@@ -144,16 +145,16 @@ func (m *model) checkPrefix(t *testing.T, cp *Checkpoint) {
 // TestTrackerPartial: a change of two records of which one is settled keeps that one in the checkpoint, also across a restart that has not
 // read it again.
 func TestTrackerPartial(t *testing.T) {
-	tr := newTracker(&Checkpoint{})
+	tr := newTracker(&Checkpoint{}, new(atomic.Uint64))
 	p := Position{10, 0}
 	a, b := RecordID{Mapping: "a", Position: p}, RecordID{Mapping: "b", Position: p}
 	c := tr.add(p, time.Time{}, 2, nil)
-	tr.settle(c, a)
+	c.settle(a)
 	cp := tr.checkpoint()
 	if len(cp.Partial) != 1 || cp.Partial[0] != a.Key() || cp.Covers(p) {
 		t.Fatalf("checkpoint %+v", cp)
 	}
-	again := newTracker(cp)
+	again := newTracker(cp, new(atomic.Uint64))
 	if got := again.checkpoint(); len(got.Partial) != 1 {
 		t.Fatalf("after a restart: %+v", got)
 	}
@@ -164,7 +165,7 @@ func TestTrackerPartial(t *testing.T) {
 	if got := again.checkpoint(); len(got.Partial) != 1 {
 		t.Fatalf("while the other record waits: %+v", got)
 	}
-	again.settle(c, b)
+	c.settle(b)
 	if got := again.checkpoint(); len(got.Partial) != 0 || !got.Covers(p) {
 		t.Fatalf("settled: %+v", got)
 	}

@@ -112,8 +112,9 @@ func change(op connector.Op, table *connector.Table, new, old connector.Tuple) *
 func mapOne(t testing.TB, s *Set, o Options, c *connector.Change) *connector.Output {
 	t.Helper()
 	var out connector.Output
-	if err := s.Mapper(o).Map(c, &out); err != nil {
-		t.Fatal(err)
+	s.Mapper(o).Map(c, connector.Part{}, &out)
+	if len(out.Misfits) > 0 {
+		t.Fatal(out.Misfits[0].Reason)
 	}
 	for _, r := range out.Records {
 		if !json.Valid(r.Payload) {

@@ -39,24 +39,26 @@ const maxShapes = 10_000
 
 func commitMicros(c *connector.Change) int64 { return c.CommitTime.UnixMicro() }
 
-// Map appends what the mappings make of c, in the order of the file. It gives an error, and stops the stream, only where a mapping can't
-// read the table as it is now: a column is gone or has another type.
-func (m *mapper) Map(c *connector.Change, out *connector.Output) error {
+// Map appends what the mappings of part make of c, in the order of the file. A mapping that can't read the table as it was at the change (a
+// column is gone or has another type) is a misfit.
+func (m *mapper) Map(c *connector.Change, part connector.Part, out *connector.Output) {
 	mappings, ok := m.shapes[c.Table]
 	if !ok {
 		mappings = m.bind(c.Table)
 	}
 	if len(mappings) == 0 {
-		return nil
+		return
 	}
 	m.row.set(c)
 	for _, b := range mappings {
-		if !b.ops[c.Op] {
+		if !b.ops[c.Op] || !part.Has(b.name) {
 			continue
 		}
 		if b.err != nil {
-			return b.err
+			out.Misfits = append(out.Misfits, m.letter(b, b.err))
+			continue
 		}
+		out.Fits++
 		before := len(out.Records)
 		if err := m.apply(b, out); err != nil {
 			out.Records = out.Records[:before]
@@ -64,7 +66,6 @@ func (m *mapper) Map(c *connector.Change, out *connector.Output) error {
 			m.row.set(c)
 		}
 	}
-	return nil
 }
 
 // bind compiles the mappings of a table for a shape that came for the first time.
@@ -80,13 +81,24 @@ func (m *mapper) bind(table *connector.Table) []*bound {
 		var ps strict.Problems
 		b := x.bind(table, &m.options, &ps)
 		if err := ps.Err(); err != nil {
-			b = &bound{mapping: x, err: fmt.Errorf("mapping %s can't read table %s as it is now (mend the mapping or the table, then start again):\n%w",
-				x.name, table, err)}
+			b = &bound{mapping: x, err: misfit(table, ps.All())}
 		}
 		list = append(list, b)
 	}
 	m.shapes[table] = list
 	return list
+}
+
+// misfit says why a mapping can't read a table's shape.
+func misfit(table *connector.Table, problems []strict.Problem) error {
+	texts := make([]string, len(problems))
+	for i, p := range problems {
+		texts[i] = fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, p.Column, p.Text)
+		if p.Hint != "" {
+			texts[i] += " (" + p.Hint + ")"
+		}
+	}
+	return fail("it can't read table %s as it was at this change: %s", table, strings.Join(texts, "; "))
 }
 
 // apply makes the records of one mapping; an error becomes a dead letter.

@@ -1,0 +1,203 @@
+package connector
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// track is a Track that lives: the stretch of the stream that one mapping goes through by itself, with a tracker of its own.
+//
+// A mapping is held by an open change in its tracker that nobody settles: the checkpoint stays before it, and so does what PostgreSQL is
+// told. The reader's goroutine alone changes tracks, and does so under Pipeline.mu; it may read them without.
+type track struct {
+	Track
+	tracker *tracker
+	// fits says that the mapping could read the newest change that came.
+	fits bool
+}
+
+// holdRequest asks for a mapping to be held from the next change on.
+type holdRequest struct {
+	mapping, reason string
+	why             Hold
+}
+
+// follows reports whether the track takes the change at p.
+func (t *track) follows(p Position) bool { return t.Held == "" && t.Has(p) }
+
+// freeze holds the mapping from the change at p on, which the tracker must not have taken.
+func (t *track) freeze(p Position, at time.Time, why Hold, reason string) {
+	t.Held, t.Reason = why, reason
+	t.tracker.add(p, at, 1, nil)
+}
+
+// loadTracks makes the tracks that the checkpoint has.
+func (p *Pipeline) loadTracks(cp *Checkpoint) {
+	for _, saved := range cp.Tracks {
+		t := &track{Track: saved}
+		t.tracker = newTracker(&Checkpoint{Settled: saved.Settled, Ranges: saved.Ranges, Partial: saved.Partial, Flush: cp.Flush,
+			CommitTime: saved.SinceTime}, &p.settled)
+		for _, k := range saved.Partial {
+			p.settledAt[k] = true
+		}
+		if t.Held == HoldMisfit {
+			t.Held, t.Reason = "", ""
+		}
+		if t.Held != "" {
+			t.freeze(t.Settled.next(), t.SinceTime, t.Held, t.Reason)
+			p.alarmHeld(t)
+		}
+		p.tracks = append(p.tracks, t)
+	}
+}
+
+// apart gives the mappings that go through the change at q by themselves.
+func (p *Pipeline) apart(q Position) []string {
+	names := p.names[:0]
+	for _, t := range p.tracks {
+		if t.Has(q) {
+			names = append(names, t.Mapping)
+		}
+	}
+	p.names = names
+	return names
+}
+
+// hold holds a mapping from c on. The track must be there before the tracker of all takes the change, or a checkpoint between the two would
+// say that the change is settled for this mapping too.
+func (p *Pipeline) hold(mapping string, c *Change, why Hold, reason string) {
+	t := &track{Track: Track{Mapping: mapping, Since: c.Position, SinceTime: c.CommitTime}}
+	for _, later := range p.tracks { // of an earlier run that got further
+		if later.Mapping == mapping && later.Since.Compare(t.Since) > 0 && (t.Until.IsZero() || later.Since.Compare(t.Until) < 0) {
+			t.Until = later.Since
+		}
+	}
+	t.tracker = newTracker(&Checkpoint{Settled: c.Position.prev(), CommitTime: c.CommitTime, Flush: p.tracker.confirmable()}, &p.settled)
+	t.freeze(c.Position, c.CommitTime, why, reason)
+	p.mu.Lock()
+	p.tracks = append(p.tracks, t)
+	p.mu.Unlock()
+	p.log.Warn("mapping held", "mapping", mapping, "table", c.Table.String(), "position", c.Position, "reason", reason)
+	p.alarmHeld(t)
+}
+
+// holdAgain holds a mapping that was working its changes off.
+func (p *Pipeline) holdAgain(t *track, c *Change, why Hold, reason string) {
+	p.mu.Lock()
+	t.freeze(c.Position, c.CommitTime, why, reason)
+	p.mu.Unlock()
+	p.log.Warn("mapping held again", "mapping", t.Mapping, "table", c.Table.String(), "position", c.Position, "reason", reason)
+	p.alarmHeld(t)
+}
+
+func (p *Pipeline) alarmHeld(t *track) {
+	cure := "mend the mapping's file and reload (kill -HUP, or start again): its changes come again from there. Rows from before a column was renamed keep the old name: read " +
+		"them with get(new, \"old_name\"); or give them up as dead letters: tuzhan-cdc deadletters set-aside --mapping " + t.Mapping
+	if t.Held != HoldMisfit {
+		cure = "tuzhan-cdc resume --mapping " + t.Mapping + "; or give its changes up as dead letters: tuzhan-cdc deadletters set-aside --mapping " + t.Mapping
+	}
+	p.alarms.Raise("held/"+t.Mapping, fmt.Sprintf("mapping %s is held since position %s, the others flow: %s", t.Mapping, t.Since, t.Reason), cure)
+}
+
+// Hold asks for a mapping to be held from the next change on. Safe for concurrent use; it does not block.
+func (p *Pipeline) Hold(mapping, reason string, why Hold) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.holds = append(p.holds, holdRequest{mapping, reason, why})
+	p.asked.Store(true)
+}
+
+// holdAsked holds what Hold asked for, from c on.
+func (p *Pipeline) holdAsked(c *Change) {
+	p.mu.Lock()
+	holds := p.holds
+	p.holds = nil
+	p.asked.Store(false)
+	p.mu.Unlock()
+	for _, h := range holds {
+		i := slices.IndexFunc(p.tracks, func(t *track) bool { return t.Mapping == h.mapping && t.Has(c.Position) })
+		switch {
+		case i < 0:
+			p.hold(h.mapping, c, h.why, h.reason)
+		case p.tracks[i].Held == "" && !p.tracks[i].tracker.skip(c.Position, c.CommitTime):
+			p.holdAgain(p.tracks[i], c, h.why, h.reason)
+		}
+	}
+}
+
+// advanceTracks passes an LSN on that may be confirmed once all that was read is settled, ends the tracks that have caught up, and forgets
+// those that are done with.
+func (p *Pipeline) advanceTracks(lsn LSN) {
+	for _, t := range p.tracks {
+		if t.Held == "" {
+			t.tracker.advance(lsn)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	read := p.tracker.furthest()
+	oldest, _, open := p.tracker.oldest()
+	p.tracks = slices.DeleteFunc(p.tracks, func(t *track) bool {
+		// A mapping whose misfits are set aside stays apart until it fits again: else it would be held anew.
+		if t.Held == "" && t.Until.IsZero() && read.Compare(t.Since) >= 0 && t.tracker.lastRead().Compare(read) >= 0 && (!t.SetAside || t.fits) {
+			t.Until = read.next()
+		}
+		if t.Until.IsZero() || t.Held != "" || p.streamed.Compare(t.Until.prev()) < 0 {
+			return false
+		}
+		// The others' records of the stretch must be settled too: a change that comes again goes through all mappings.
+		if t.tracker.opened() == 0 && (!open || oldest.Compare(t.Until) >= 0) {
+			p.log.Info("mapping has caught up", "mapping", t.Mapping, "since", t.Since, "until", t.Until)
+			p.alarms.Clear("held/" + t.Mapping)
+			return true
+		}
+		return false
+	})
+}
+
+// checkpoint gives the checkpoint as it is now, without lineage and time. What all have read is asked first: a track that comes into being
+// meanwhile begins beyond it.
+func (p *Pipeline) checkpoint() *Checkpoint {
+	cp := p.tracker.checkpoint()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.tracks {
+		own := t.tracker.checkpoint()
+		saved := t.Track
+		saved.Settled, saved.Ranges, saved.Partial = own.Settled, own.Ranges, own.Partial
+		cp.Tracks = append(cp.Tracks, saved)
+		cp.Flush = min(cp.Flush, own.Flush)
+	}
+	return cp
+}
+
+// sameTracks reports whether two checkpoints tell the same of their tracks, but for how far these are.
+func sameTracks(a, b []Track) bool {
+	return slices.EqualFunc(a, b, func(x, y Track) bool {
+		return x.Mapping == y.Mapping && x.Since == y.Since && x.Until == y.Until && x.Held == y.Held && x.SetAside == y.SetAside
+	})
+}
+
+// HeldMapping is a mapping that is held, or works off what came while it was.
+type HeldMapping struct {
+	Mapping string `json:"mapping"`
+	// Since is the first change that waits, SinceTime when it was committed.
+	Since     Position  `json:"since"`
+	SinceTime time.Time `json:"sinceTime"`
+	// Reason is empty while it works its changes off.
+	Reason string `json:"reason,omitempty"`
+	// SetAside says that what it can't read becomes dead letters.
+	SetAside bool `json:"setAside,omitempty"`
+}
+
+// HeldMappings gives the mappings that are held. Safe for concurrent use.
+func (p *Pipeline) HeldMappings() []HeldMapping {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := make([]HeldMapping, 0, len(p.tracks))
+	for _, t := range p.tracks {
+		list = append(list, HeldMapping{t.Mapping, t.Since, t.SinceTime, t.Reason, t.SetAside})
+	}
+	return list
+}

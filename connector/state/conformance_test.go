@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,9 @@ type durable interface {
 	Letters(ctx context.Context, f Filter) ([]*connector.DeadLetter, error)
 	Letter(ctx context.Context, id int64) (*connector.DeadLetter, error)
 	CountOpen(ctx context.Context) (map[connector.Class]int, error)
+	Rebase(ctx context.Context, cp *connector.Checkpoint, letters []*connector.DeadLetter, gap *connector.Gap, cut connector.LSN) error
+	AddGap(ctx context.Context, gap connector.Gap) error
+	Gaps(ctx context.Context) ([]connector.Gap, error)
 	Close() error
 }
 
@@ -39,6 +43,8 @@ func conform(t *testing.T, place func(t *testing.T) (open func() durable)) {
 		{"a checkpoint of another lineage is refused", lineageIsRefused},
 		{"a checkpoint never goes back", backIsRefused},
 		{"ranges out of order are refused", rangesOutOfOrder},
+		{"a rebase takes over another history", rebase},
+		{"a mapping by itself keeps its points", pointsOfTrack},
 		{"points are known until covered", pointsKnown},
 		{"an outcome precedes what comes after it", outcomePrecedes},
 		{"letters come back as they were", lettersComeBack},
@@ -55,7 +61,7 @@ func conform(t *testing.T, place func(t *testing.T) (open func() durable)) {
 }
 
 func testLineage() connector.Lineage {
-	return connector.Lineage{SystemID: "7300000000000000001", Database: "crm", Slot: "tuzhan_cdc"}
+	return connector.Lineage{SystemID: "7300000000000000001", Timeline: 3, Database: "crm", Slot: "tuzhan_cdc", Publications: "tuzhan_cdc=16400"}
 }
 
 func at(commit connector.LSN, index uint32) connector.Position {
@@ -132,7 +138,11 @@ func checkpointComesBack(t *testing.T, open func() durable) {
 			Ranges: []connector.Range{{From: at(5, 9), To: at(5, 9)}, {From: at(6, 0), To: at(8, math.MaxUint32)}, {From: at(high, 3), To: at(math.MaxUint64, 0)}},
 			Partial: []connector.RecordKey{point("order-points", at(5, 8), 0).Key(), point("积分", at(5, 8), 3).Key(), point("order-points", at(4, 1), 1).Key(),
 				{Mapping: "snapshot", Position: at(high, 1), CommitTime: time.Time{}.UnixMicro()}}},
-		{Lineage: testLineage(), Settled: at(1<<63, 0), Flush: 1<<63 + 1, Written: moment},
+		{Lineage: testLineage(), Settled: at(1<<63, 0), Flush: 1<<63 + 1, Written: moment, Mappings: []string{"order-points", "积分"},
+			Tracks: []connector.Track{
+				{Mapping: "order-points", Since: at(6, 1), SinceTime: moment, Until: at(9, 0), Settled: at(6, 2), SetAside: true},
+				{Mapping: "积分", Since: at(7, 0), Settled: at(6, math.MaxUint32), Held: connector.HoldMisfit, Reason: "积分.yaml:3: gone",
+					Ranges: []connector.Range{{From: at(8, 0), To: at(high, 2)}}, Partial: []connector.RecordKey{point("积分", at(7, 5), 1).Key()}}}},
 		{Lineage: testLineage(), Settled: at(high, 0), Flush: math.MaxUint64},
 	} {
 		must(t, s.SaveCheckpoint(t.Context(), want))
@@ -153,12 +163,12 @@ func lineageIsRefused(t *testing.T, open func() durable) {
 	must(t, s.SaveCheckpoint(t.Context(), checkpoint(at(5, 0))))
 	s, _ = reopen(t, s, open)
 	for _, lineage := range []connector.Lineage{
-		{SystemID: "1", Database: "crm", Slot: "tuzhan_cdc"},
-		{SystemID: "7300000000000000001", Database: "other", Slot: "tuzhan_cdc"},
-		{SystemID: "7300000000000000001", Database: "crm", Slot: "other"},
+		{SystemID: "1"}, {Database: "other"}, {Slot: "other"}, {Timeline: 4}, {Publications: "tuzhan_cdc=16401"},
 	} {
 		cp := checkpoint(at(9, 0))
-		cp.Lineage = lineage
+		own := testLineage()
+		cp.Lineage = connector.Lineage{SystemID: cmp.Or(lineage.SystemID, own.SystemID), Timeline: cmp.Or(lineage.Timeline, own.Timeline),
+			Database: cmp.Or(lineage.Database, own.Database), Slot: cmp.Or(lineage.Slot, own.Slot), Publications: cmp.Or(lineage.Publications, own.Publications)}
 		if err := s.SaveCheckpoint(t.Context(), cp); !errors.Is(err, ErrRefused) {
 			t.Errorf("%+v: %v", lineage, err)
 		}
@@ -192,6 +202,53 @@ func backIsRefused(t *testing.T, open func() durable) {
 	}
 	// The same again is no step back.
 	must(t, s.SaveCheckpoint(t.Context(), checkpoint(at(1<<63+5, 3))))
+}
+
+// rebase goes back and changes the lineage, cuts what is known of points, and keeps letters and gap: all in one commit.
+func rebase(t *testing.T, open func() durable) {
+	s := open()
+	must(t, s.SaveCheckpoint(t.Context(), checkpoint(at(50, 0), connector.Range{From: at(60, 0), To: at(70, 0)})))
+	before, beyond := point("m", at(55, 0), 0), point("m", at(80, 0), 0)
+	must(t, s.Intend(t.Context(), []connector.RecordID{before, beyond, point("m", at(81, 0), 0)}))
+	s.Outcome(point("m", at(81, 0), 0), true)
+	cp := checkpoint(at(40, 0))
+	cp.Lineage.Timeline = 4
+	gap := connector.Gap{At: time.UnixMicro(1_700_000_000_000_001).UTC(), From: 75, To: 90, Reason: "the timeline has changed"}
+	must(t, s.Rebase(t.Context(), cp, []*connector.DeadLetter{letter(beyond, connector.ClassUncertain)}, &gap, 75))
+	must(t, s.AddGap(t.Context(), connector.Gap{From: 1, To: 1 << 63, Table: "crm.订单"}))
+	s, saved := reopen(t, s, open)
+	if want := map[connector.RecordKey]connector.Known{before.Key(): connector.Intended, beyond.Key(): connector.Lettered}; !maps.Equal(saved.Known, want) ||
+		!reflect.DeepEqual(saved.Checkpoint, cp) {
+		t.Errorf("known %v, %+v", saved.Known, saved.Checkpoint)
+	}
+	gaps, err := s.Gaps(t.Context())
+	must(t, err)
+	if !reflect.DeepEqual(gaps, []connector.Gap{gap, {From: 1, To: 1 << 63, Table: "crm.订单"}}) {
+		t.Errorf("gaps %+v", gaps)
+	}
+	must(t, s.SaveCheckpoint(t.Context(), cp))
+	must(t, s.Close())
+}
+
+// pointsOfTrack: at one position, the point of a mapping that goes by itself is kept when the others' is forgotten.
+func pointsOfTrack(t *testing.T, open func() durable) {
+	s := open()
+	must(t, s.SaveCheckpoint(t.Context(), checkpoint(at(5, 0))))
+	apart, other := point("apart", at(7, 0), 0), point("other", at(7, 0), 0)
+	must(t, s.Intend(t.Context(), []connector.RecordID{apart, other, point("apart", at(6, 0), 0)}))
+	cp := checkpoint(at(9, 0))
+	cp.Tracks = []connector.Track{{Mapping: "apart", Since: at(7, 0), Settled: at(6, 9), Held: connector.HoldMisfit}}
+	must(t, s.SaveCheckpoint(t.Context(), cp))
+	s, saved := reopen(t, s, open)
+	if want := map[connector.RecordKey]connector.Known{apart.Key(): connector.Intended}; !maps.Equal(saved.Known, want) {
+		t.Errorf("known %v", saved.Known)
+	}
+	cp.Tracks[0].Settled = at(7, 0)
+	must(t, s.SaveCheckpoint(t.Context(), cp))
+	if s, saved = reopen(t, s, open); len(saved.Known) > 0 {
+		t.Errorf("known %v", saved.Known)
+	}
+	must(t, s.Close())
 }
 
 func rangesOutOfOrder(t *testing.T, open func() durable) {
@@ -512,7 +569,7 @@ func modelOfPoints(t *testing.T, open func() durable) {
 		var batch []connector.RecordID
 		for range random.IntN(30) {
 			id := point([]string{"a", "b", "积分"}[random.IntN(3)], position(), random.IntN(2))
-			if !last.Covers(id.Position) && model[id.Key()] != connector.Lettered {
+			if !last.CoversRecord(id.Key()) && model[id.Key()] != connector.Lettered {
 				batch = append(batch, id)
 				model[id.Key()] = connector.Intended
 			}
@@ -549,12 +606,20 @@ func modelOfPoints(t *testing.T, open func() durable) {
 		for i := 1; i+1 < len(ends); i += 2 {
 			cp.Ranges = append(cp.Ranges, connector.Range{From: ends[i], To: ends[i+1]})
 		}
+		if random.IntN(2) == 0 { // one mapping goes by itself for a stretch
+			p := position()
+			track := connector.Track{Mapping: "b", Since: p, Settled: p, Until: at(1<<63+30, 0)}
+			if q := position(); q.Compare(p) > 0 {
+				track.Ranges = []connector.Range{{From: q, To: q}}
+			}
+			cp.Tracks = []connector.Track{track}
+		}
 		must(t, s.SaveCheckpoint(t.Context(), cp))
 		last = cp
 		// A covered point is forgotten for good; a letter is only not spoken of while covered.
 		want := map[connector.RecordKey]connector.Known{}
 		for k, known := range model {
-			if !cp.Covers(k.Position) {
+			if !cp.CoversRecord(k) {
 				want[k] = known
 			} else if !lettered[k] {
 				delete(model, k)

@@ -90,10 +90,14 @@ func (r *Reader) load(ctx context.Context) (*connector.Saved, error) {
 	if saved.Checkpoint, _, err = readCheckpoint(ctx, tx); err != nil {
 		return nil, err
 	}
-	covered := coverage(saved.Checkpoint)
 	var settled connector.Position
-	if saved.Checkpoint != nil {
-		settled = saved.Checkpoint.Settled
+	if cp := saved.Checkpoint; cp != nil {
+		settled = cp.Settled
+		for _, t := range cp.Tracks {
+			if t.Settled.Compare(settled) < 0 {
+				settled = t.Settled
+			}
+		}
 	}
 	known := func(query string, args ...any) error {
 		rows, err := tx.QueryContext(ctx, query, args...)
@@ -109,7 +113,7 @@ func (r *Reader) load(ctx context.Context) (*connector.Saved, error) {
 				return err
 			}
 			k.Position.Commit = unsigned(lsn)
-			if !covered(k.Position) {
+			if cp := saved.Checkpoint; cp == nil || !cp.CoversRecord(k) {
 				saved.Known[k] = what
 			}
 		}
@@ -139,9 +143,10 @@ func readCheckpoint(ctx context.Context, q queryer) (*connector.Checkpoint, list
 	var settled, flush int64
 	var committed, written sql.NullInt64
 	var l lists
-	err := q.QueryRowContext(ctx, `SELECT system_id, database_name, slot, settled_lsn, settled_idx, flush_lsn, commit_time, written, ranges, partial
-		FROM checkpoint LEFT JOIN beyond USING (id)`).Scan(&cp.Lineage.SystemID, &cp.Lineage.Database, &cp.Lineage.Slot,
-		&settled, &cp.Settled.Index, &flush, &committed, &written, &l.ranges, &l.partial)
+	var mappings string
+	err := q.QueryRowContext(ctx, `SELECT system_id, timeline, database_name, slot, publications, mappings, settled_lsn, settled_idx, flush_lsn, commit_time, written, ranges, partial
+		FROM checkpoint LEFT JOIN beyond USING (id)`).Scan(&cp.Lineage.SystemID, &cp.Lineage.Timeline, &cp.Lineage.Database,
+		&cp.Lineage.Slot, &cp.Lineage.Publications, &mappings, &settled, &cp.Settled.Index, &flush, &committed, &written, &l.ranges, &l.partial)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, lists{}, nil
 	} else if err != nil {
@@ -152,10 +157,122 @@ func readCheckpoint(ctx context.Context, q queryer) (*connector.Checkpoint, list
 	if cp.Ranges, err = decodeRanges(l.ranges); err == nil {
 		cp.Partial, err = decodeKeys(l.partial)
 	}
+	if err == nil && json.Unmarshal([]byte(mappings), &cp.Mappings) != nil {
+		err = errors.New("the names of the mappings can't be decoded")
+	}
 	if err != nil {
 		return nil, lists{}, &damage{err}
 	}
-	return cp, l, nil
+	if cp.Tracks, err = readTracks(ctx, q); err != nil {
+		return nil, lists{}, err
+	}
+	l, err = encodeLists(cp)
+	return cp, l, err
+}
+
+func readTracks(ctx context.Context, q queryer) ([]connector.Track, error) {
+	rows, err := q.QueryContext(ctx, `SELECT mapping, since_lsn, since_idx, since, until_lsn, until_idx, settled_lsn, settled_idx, ranges, partial, held,
+		reason, set_aside FROM track ORDER BY mapping, since_lsn, since_idx`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var tracks []connector.Track
+	for rows.Next() {
+		var t connector.Track
+		var since, until, settled int64
+		var at sql.NullInt64
+		var ranges, partial []byte
+		if err := rows.Scan(&t.Mapping, &since, &t.Since.Index, &at, &until, &t.Until.Index, &settled, &t.Settled.Index, &ranges, &partial, &t.Held,
+			&t.Reason, &t.SetAside); err != nil {
+			return nil, err
+		}
+		t.Since.Commit, t.Until.Commit, t.Settled.Commit, t.SinceTime = unsigned(since), unsigned(until), unsigned(settled), fromStamp(at)
+		if t.Ranges, err = decodeRanges(ranges); err == nil {
+			t.Partial, err = decodeKeys(partial)
+		}
+		if err != nil {
+			return nil, &damage{err}
+		}
+		tracks = append(tracks, t)
+	}
+	return tracks, rows.Err()
+}
+
+// Gaps gives the gaps that were recorded, by age.
+func (r *Reader) Gaps(ctx context.Context) ([]connector.Gap, error) {
+	rows, err := r.db.QueryContext(ctx, "SELECT at, from_lsn, to_lsn, table_name, reason FROM gap ORDER BY id")
+	if err != nil {
+		return nil, fault("reading", r.path, err)
+	}
+	defer rows.Close()
+	gaps := []connector.Gap{}
+	for rows.Next() {
+		var g connector.Gap
+		var at sql.NullInt64
+		var from, to int64
+		if err := rows.Scan(&at, &from, &to, &g.Table, &g.Reason); err != nil {
+			return nil, fault("reading", r.path, err)
+		}
+		g.At, g.From, g.To = fromStamp(at), unsigned(from), unsigned(to)
+		gaps = append(gaps, g)
+	}
+	return gaps, fault("reading", r.path, rows.Err())
+}
+
+// RequestKind is what a command may ask of the running connector, or of the next one.
+type RequestKind string
+
+// The requests.
+const (
+	// RequestSetAside: what a held mapping can't read becomes dead letters.
+	RequestSetAside RequestKind = "set-aside"
+	// RequestResume: a mapping that is held by a brake, or all that is paused, goes on.
+	RequestResume RequestKind = "resume"
+)
+
+// Request is what a command asked for.
+type Request struct {
+	ID      int64
+	What    RequestKind
+	Mapping string // empty: all
+	Created time.Time
+}
+
+// Requests gives the requests that wait, by age.
+func (r *Reader) Requests(ctx context.Context) ([]Request, error) {
+	rows, err := r.db.QueryContext(ctx, "SELECT id, what, mapping, created FROM request ORDER BY id")
+	if err != nil {
+		return nil, fault("reading", r.path, err)
+	}
+	defer rows.Close()
+	var requests []Request
+	for rows.Next() {
+		var q Request
+		var created sql.NullInt64
+		if err := rows.Scan(&q.ID, &q.What, &q.Mapping, &created); err != nil {
+			return nil, fault("reading", r.path, err)
+		}
+		q.Created = fromStamp(created)
+		requests = append(requests, q)
+	}
+	return requests, fault("reading", r.path, rows.Err())
+}
+
+// Ask leaves a request in the state at path, for the running connector or the next one. It may be called beside a running connector.
+func Ask(ctx context.Context, path string, q Request) error {
+	r, err := OpenReader(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	db, err := sql.Open("sqlite", dsn(r.path, "rw"))
+	if err != nil {
+		return fault("writing", r.path, err)
+	}
+	defer db.Close()
+	_, err = db.ExecContext(ctx, "INSERT INTO request (what, mapping, created) VALUES (?, ?, ?)", string(q.What), q.Mapping, stamp(q.Created))
+	return fault("writing", r.path, err)
 }
 
 // damage is a stored value that no program of ours wrote.

@@ -10,7 +10,7 @@ import (
 const applicationID = 0x747a6364
 
 // schemaVersion is what this program writes (PRAGMA user_version): the number of steps in migrations.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // migrations gives the steps from an empty file to schemaVersion. A step that a release has shipped never changes.
 //
@@ -72,6 +72,45 @@ CREATE TABLE dead_letter (
 	UNIQUE (commit_lsn, idx, mapping, commit_time, number)
 ) STRICT;
 CREATE INDEX dead_letter_open ON dead_letter (class) WHERE closed IS NULL;
+`, `
+ALTER TABLE checkpoint ADD COLUMN timeline INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE checkpoint ADD COLUMN publications TEXT NOT NULL DEFAULT '';
+ALTER TABLE checkpoint ADD COLUMN mappings TEXT NOT NULL DEFAULT '[]';
+
+-- The stretches that single mappings go through by themselves. They stand beside the checkpoint and are written with it.
+CREATE TABLE track (
+	mapping   TEXT NOT NULL,
+	since_lsn INTEGER NOT NULL,
+	since_idx INTEGER NOT NULL,
+	since     INTEGER,
+	until_lsn INTEGER NOT NULL,      -- 0: it has no end yet
+	until_idx INTEGER NOT NULL,
+	settled_lsn INTEGER NOT NULL,
+	settled_idx INTEGER NOT NULL,
+	ranges    BLOB,
+	partial   BLOB,
+	held      TEXT NOT NULL,
+	reason    TEXT NOT NULL,
+	set_aside INTEGER NOT NULL,
+	PRIMARY KEY (mapping, since_lsn, since_idx)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE gap (
+	id       INTEGER PRIMARY KEY AUTOINCREMENT,
+	at       INTEGER,
+	from_lsn INTEGER NOT NULL,
+	to_lsn   INTEGER NOT NULL,
+	table_name TEXT NOT NULL,
+	reason   TEXT NOT NULL
+) STRICT;
+
+-- What a command asks of the running connector, or of the next one.
+CREATE TABLE request (
+	id      INTEGER PRIMARY KEY AUTOINCREMENT,
+	what    TEXT NOT NULL,
+	mapping TEXT NOT NULL,
+	created INTEGER NOT NULL
+) STRICT;
 `}
 }
 
@@ -143,7 +182,7 @@ const fullCheckBytes = 64 << 20
 func check(ctx context.Context, q queryer, path string, size int64) error {
 	checks := []string{"PRAGMA quick_check(1)"}
 	if size > fullCheckBytes {
-		checks = []string{"PRAGMA quick_check(checkpoint)", "PRAGMA quick_check(beyond)", "PRAGMA quick_check(point)"}
+		checks = []string{"PRAGMA quick_check(checkpoint)", "PRAGMA quick_check(beyond)", "PRAGMA quick_check(track)", "PRAGMA quick_check(point)"}
 	}
 	for _, c := range checks {
 		var found string

@@ -148,11 +148,10 @@ func (s *SQLite) Stats() Stats {
 // SaveCheckpoint writes the checkpoint and forgets the points that it covers; dead letters stay. cp must not be changed afterwards. A
 // checkpoint of another lineage, or one that goes back in Settled or Flush, is refused (ErrRefused).
 func (s *SQLite) SaveCheckpoint(ctx context.Context, cp *connector.Checkpoint) error {
-	ranges, err := encodeRanges(cp.Ranges)
+	l, err := encodeLists(cp)
 	if err != nil {
 		return fault("writing", s.path, err)
 	}
-	l := lists{ranges: ranges, partial: encodeKeys(cp.Partial)}
 	return s.w.q.do(ctx, func(w *writer) error { return w.saveCheckpoint(cp, l) })
 }
 
@@ -181,12 +180,65 @@ func (s *SQLite) Outcome(id connector.RecordID, applied bool) {
 	}})
 }
 
+// Rebase writes a checkpoint of another lineage, or one that goes back, over the one that is there: after the operator has decided, or where a
+// new history is known to hold all that was settled. The letters (of points that are left with an intent and no outcome) and the gap (nil: none) are
+// stored in the same commit. Intents and outcomes of points from the commit LSN `cut` on are forgotten (0: of all).
+func (s *SQLite) Rebase(ctx context.Context, cp *connector.Checkpoint, letters []*connector.DeadLetter, gap *connector.Gap, cut connector.LSN) error {
+	l, err := encodeLists(cp)
+	if err != nil {
+		return fault("writing", s.path, err)
+	}
+	stored, err := storedLetters(letters)
+	if err != nil {
+		return fault("writing", s.path, err)
+	}
+	return s.w.q.do(ctx, func(w *writer) error {
+		if err := w.setAside(stored); err != nil {
+			return err
+		}
+		if gap != nil {
+			if err := w.putGap(*gap); err != nil {
+				return err
+			}
+		}
+		if err := w.forgetFrom(cut); err != nil {
+			return err
+		}
+		return w.putCheckpoint(cp, l)
+	})
+}
+
+// AddGap records a gap for good.
+func (s *SQLite) AddGap(ctx context.Context, gap connector.Gap) error {
+	return s.w.q.do(ctx, func(w *writer) error { return w.putGap(gap) })
+}
+
+// Done deletes requests that were carried out.
+func (s *SQLite) Done(ctx context.Context, ids ...int64) error {
+	return s.w.q.do(ctx, func(w *writer) error {
+		for _, id := range ids {
+			if _, err := w.conn.ExecContext(context.Background(), "DELETE FROM request WHERE id = ?", id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // SetAside stores dead letters; those of one call all or none. The letters are not changed (their ID stays 0) and must not
 // be changed afterwards.
 func (s *SQLite) SetAside(ctx context.Context, letters []*connector.DeadLetter) error {
 	if len(letters) == 0 {
 		return nil
 	}
+	stored, err := storedLetters(letters)
+	if err != nil {
+		return fault("writing", s.path, err)
+	}
+	return s.w.q.do(ctx, func(w *writer) error { return w.setAside(stored) })
+}
+
+func storedLetters(letters []*connector.DeadLetter) ([]storedLetter, error) {
 	stored := make([]storedLetter, len(letters))
 	for i, l := range letters {
 		key := l.Key()
@@ -194,7 +246,7 @@ func (s *SQLite) SetAside(ctx context.Context, letters []*connector.DeadLetter) 
 		if l.Answer != nil {
 			b, err := json.Marshal(l.Answer)
 			if err != nil {
-				return fault("writing", s.path, err)
+				return nil, err
 			}
 			answer = string(b)
 		}
@@ -205,7 +257,7 @@ func (s *SQLite) SetAside(ctx context.Context, letters []*connector.DeadLetter) 
 			stored[i].point = keyArgs(key)
 		}
 	}
-	return s.w.q.do(ctx, func(w *writer) error { return w.setAside(stored) })
+	return stored, nil
 }
 
 // resolve gives the absolute path without symbolic links, so that one file has one lock, by whatever path it is named.

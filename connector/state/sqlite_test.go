@@ -166,7 +166,7 @@ func TestRefusedFiles(t *testing.T) {
 		{"another program's", func(t *testing.T, path string) { foreign(t, path, "CREATE TABLE bookmarks (url)") },
 			[]string{"another program", "state.path"}, ErrDamaged, false},
 		{"newer", func(t *testing.T, path string) { sound(t, path); foreign(t, path, "PRAGMA user_version = 99") },
-			[]string{"newer", "version 99", "knows up to 1", "backup"}, ErrNewer, false},
+			[]string{"newer", "version 99", "knows up to 2", "backup"}, ErrNewer, false},
 		{"cut", func(t *testing.T, path string) { sound(t, path); must(t, os.Truncate(path, 9000)) }, []string{"damaged", "backup"}, ErrDamaged, true},
 		{"scribbled on", func(t *testing.T, path string) {
 			sound(t, path)
@@ -177,7 +177,7 @@ func TestRefusedFiles(t *testing.T) {
 		}, []string{"damaged", "backup"}, ErrDamaged, true},
 		{"ranges scribbled on", func(t *testing.T, path string) {
 			sound(t, path)
-			foreign(t, path, "INSERT INTO checkpoint VALUES (1, '1', 'crm', 's', 1, 1, 1, NULL, NULL)", "INSERT INTO beyond VALUES (1, x'01020304050607', NULL)")
+			foreign(t, path, "INSERT INTO checkpoint (id, system_id, database_name, slot, settled_lsn, settled_idx, flush_lsn, commit_time, written) VALUES (1, '1', 'crm', 's', 1, 1, 1, NULL, NULL)", "INSERT INTO beyond VALUES (1, x'01020304050607', NULL)")
 		}, []string{"damaged", "decoded", "backup"}, ErrDamaged, true},
 		{"a WAL without its file", func(t *testing.T, path string) { must(t, os.WriteFile(path+"-wal", []byte("frames"), 0o600)) },
 			[]string{"-wal is there without it", "put back"}, ErrDamaged, false},
@@ -418,21 +418,58 @@ func TestMigration(t *testing.T) {
 	}
 	// A step that fails leaves the file as it was, the good steps before it included.
 	bad := append(migrations(), "ALTER TABLE dead_letter ADD COLUMN note TEXT", "ALTER TABLE nowhere ADD COLUMN note TEXT")
-	if err := migrate(t.Context(), conn, 1, bad); err == nil || !strings.Contains(err.Error(), "from version 2 to 3") || version() != 1 {
+	if err := migrate(t.Context(), conn, schemaVersion, bad); err == nil || !strings.Contains(err.Error(), "from version 3 to 4") || version() != schemaVersion {
 		t.Errorf("%v, version %d", err, version())
 	}
-	good := bad[:2]
-	must(t, migrate(t.Context(), conn, 1, good))
+	good := bad[:schemaVersion+1]
+	must(t, migrate(t.Context(), conn, schemaVersion, good))
 	var letters int
 	must(t, conn.QueryRowContext(t.Context(), "SELECT count(*) FROM dead_letter WHERE note IS NULL").Scan(&letters))
-	if version() != 2 || letters != 1 {
+	if version() != schemaVersion+1 || letters != 1 {
 		t.Errorf("version %d, %d letters", version(), letters)
 	}
-	if got, err := identify(t.Context(), conn, path, 2); got != 2 || err != nil {
+	if got, err := identify(t.Context(), conn, path, schemaVersion+1); got != schemaVersion+1 || err != nil {
 		t.Errorf("identify: %d, %v", got, err)
 	}
 	if len(migrations()) != schemaVersion {
 		t.Errorf("%d steps, version %d", len(migrations()), schemaVersion)
+	}
+}
+
+// TestFirstVersion: a file that the first release wrote is migrated, with what it knew.
+func TestFirstVersion(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	db, err := sql.Open("sqlite", dsn(path, "rwc"))
+	must(t, err)
+	defer db.Close()
+	conn, err := db.Conn(t.Context())
+	must(t, err)
+	must(t, migrate(t.Context(), conn, 0, migrations()[:1]))
+	_, err = conn.ExecContext(t.Context(), `INSERT INTO checkpoint (id, system_id, database_name, slot, settled_lsn, settled_idx, flush_lsn) VALUES (1, '7', 'crm', 's', 5, 1, 6);
+		INSERT INTO point VALUES (9, 0, 'm', 1, 0, 1)`)
+	must(t, err)
+	must(t, conn.Close())
+	s := openTest(t, path)
+	saved := load(t, s)
+	if cp := saved.Checkpoint; cp.Lineage != (connector.Lineage{SystemID: "7", Database: "crm", Slot: "s"}) || cp.Settled != at(5, 1) || cp.Flush != 6 || len(saved.Known) != 1 {
+		t.Errorf("%+v, %v", cp, saved.Known)
+	}
+}
+
+// TestRequests: a command leaves a request beside the running connector, which finds it and takes it away.
+func TestRequests(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	s := openTest(t, path)
+	created := time.UnixMicro(1_700_000_000_000_001).UTC()
+	must(t, Ask(t.Context(), path, Request{What: RequestSetAside, Mapping: "订单", Created: created}))
+	got, err := s.Requests(t.Context())
+	must(t, err)
+	if len(got) != 1 || got[0].What != RequestSetAside || got[0].Mapping != "订单" || !got[0].Created.Equal(created) {
+		t.Fatalf("%+v", got)
+	}
+	must(t, s.Done(t.Context(), got[0].ID))
+	if got, err = s.Requests(t.Context()); err != nil || len(got) > 0 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 

@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"reflect"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -35,7 +39,8 @@ type writer struct {
 	stop chan struct{} // closed when the queue is
 
 	begin, commit, rollback, intend, applied, void, letter *sql.Stmt
-	checkpoint, beyond, points, forget                     *sql.Stmt
+	checkpoint, beyond, points, forget, forgetOf           *sql.Stmt
+	noTracks, track                                        *sql.Stmt
 	prepared                                               []*sql.Stmt // all of these
 
 	now    saved // what is committed
@@ -54,8 +59,28 @@ type saved struct {
 	lists      lists
 }
 
-// lists are the encoded Ranges and Partial of a checkpoint.
-type lists struct{ ranges, partial []byte }
+// lists are the encoded Ranges, Partial and Tracks of a checkpoint.
+type lists struct {
+	ranges, partial []byte
+	tracks          [][]any // a row each
+}
+
+// encodeLists makes them.
+func encodeLists(cp *connector.Checkpoint) (l lists, err error) {
+	if l.ranges, err = encodeRanges(cp.Ranges); err != nil {
+		return l, err
+	}
+	l.partial = encodeKeys(cp.Partial)
+	for _, t := range cp.Tracks {
+		ranges, err := encodeRanges(t.Ranges)
+		if err != nil {
+			return l, err
+		}
+		l.tracks = append(l.tracks, []any{t.Mapping, signed(t.Since.Commit), int64(t.Since.Index), stamp(t.SinceTime), signed(t.Until.Commit), int64(t.Until.Index),
+			signed(t.Settled.Commit), int64(t.Settled.Index), ranges, encodeKeys(t.Partial), string(t.Held), t.Reason, t.SetAside})
+	}
+	return l, nil
+}
 
 func (w *writer) prepare(ctx context.Context) error {
 	const key = "commit_lsn = ? AND idx = ? AND mapping = ? AND commit_time = ? AND number = ?"
@@ -74,14 +99,21 @@ func (w *writer) prepare(ctx context.Context) error {
 			decrease, change, reason, attempts, answer, created, closed, resolution)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (commit_lsn, idx, mapping, commit_time, number) DO NOTHING`},
-		{&w.checkpoint, `INSERT INTO checkpoint (id, system_id, database_name, slot, settled_lsn, settled_idx, flush_lsn, commit_time, written)
-			VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)
-			ON CONFLICT DO UPDATE SET settled_lsn = excluded.settled_lsn, settled_idx = excluded.settled_idx, flush_lsn = excluded.flush_lsn,
+		{&w.checkpoint, `INSERT INTO checkpoint (id, system_id, timeline, database_name, slot, publications, mappings, settled_lsn, settled_idx, flush_lsn,
+			commit_time, written)
+			VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT DO UPDATE SET system_id = excluded.system_id, timeline = excluded.timeline, database_name = excluded.database_name,
+			slot = excluded.slot, publications = excluded.publications, mappings = excluded.mappings, settled_lsn = excluded.settled_lsn, settled_idx = excluded.settled_idx, flush_lsn = excluded.flush_lsn,
 			commit_time = excluded.commit_time, written = excluded.written`},
 		{&w.beyond, `INSERT INTO beyond (id, ranges, partial) VALUES (1, ?, ?)
 			ON CONFLICT DO UPDATE SET ranges = excluded.ranges, partial = excluded.partial`},
-		{&w.points, "SELECT commit_lsn, idx FROM point ORDER BY commit_lsn, idx"},
-		{&w.forget, "DELETE FROM point WHERE (commit_lsn, idx) >= (?, ?) AND (commit_lsn, idx) <= (?, ?)"},
+		{&w.points, "SELECT commit_lsn, idx, mapping FROM point ORDER BY commit_lsn, idx"},
+		{&w.forget, `DELETE FROM point WHERE (commit_lsn, idx) >= (?, ?) AND (commit_lsn, idx) <= (?, ?)
+			AND mapping NOT IN (SELECT value FROM json_each(?))`},
+		{&w.forgetOf, "DELETE FROM point WHERE (commit_lsn, idx) >= (?, ?) AND (commit_lsn, idx) <= (?, ?) AND mapping = ?"},
+		{&w.noTracks, "DELETE FROM track"},
+		{&w.track, `INSERT INTO track (mapping, since_lsn, since_idx, since, until_lsn, until_idx, settled_lsn, settled_idx, ranges, partial, held, reason,
+			set_aside) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`},
 	} {
 		var err error
 		if *s.stmt, err = w.conn.PrepareContext(ctx, s.text); err != nil {
@@ -283,30 +315,57 @@ func (w *writer) setAside(letters []storedLetter) error {
 	return nil
 }
 
+func (w *writer) putGap(g connector.Gap) error {
+	_, err := w.conn.ExecContext(context.Background(), "INSERT INTO gap (at, from_lsn, to_lsn, table_name, reason) VALUES (?, ?, ?, ?, ?)",
+		stamp(g.At), signed(g.From), signed(g.To), g.Table, g.Reason)
+	return err
+}
+
+// forgetFrom deletes what is known of points from a commit LSN on. LSNs from 2^63 on are stored as negative numbers.
+func (w *writer) forgetFrom(cut connector.LSN) error {
+	_, err := w.conn.ExecContext(context.Background(), "DELETE FROM point WHERE commit_lsn >= ? OR commit_lsn < 0", signed(cut))
+	return err
+}
+
 // saveCheckpoint refuses what would take back what the last checkpoint promised.
 func (w *writer) saveCheckpoint(cp *connector.Checkpoint, l lists) error {
 	last := w.next.checkpoint
 	switch {
 	case last == nil:
 	case last.Lineage != cp.Lineage:
-		return fmt.Errorf("%w: it belongs to slot %s of database %s in system %s, and the checkpoint is of slot %s of database %s in system %s",
-			ErrRefused, last.Lineage.Slot, last.Lineage.Database, last.Lineage.SystemID, cp.Lineage.Slot, cp.Lineage.Database, cp.Lineage.SystemID)
+		return fmt.Errorf("%w: it belongs to %+v, and the checkpoint is of %+v", ErrRefused, last.Lineage, cp.Lineage)
 	case cp.Settled.Compare(last.Settled) < 0:
 		return fmt.Errorf("%w: the checkpoint would go back from %s to %s", ErrRefused, last.Settled, cp.Settled)
 	case cp.Flush < last.Flush:
 		return fmt.Errorf("%w: the LSN told to PostgreSQL would go back from %s to %s", ErrRefused, last.Flush, cp.Flush)
 	}
-	if err := perform(w.checkpoint, []any{cp.Lineage.SystemID, cp.Lineage.Database, cp.Lineage.Slot, signed(cp.Settled.Commit),
-		int64(cp.Settled.Index), signed(cp.Flush), stamp(cp.CommitTime), stamp(cp.Written)}); err != nil {
+	return w.putCheckpoint(cp, l)
+}
+
+// putCheckpoint writes cp over what is there.
+func (w *writer) putCheckpoint(cp *connector.Checkpoint, l lists) error {
+	mappings, err := json.Marshal(cp.Mappings)
+	if err != nil {
 		return err
 	}
-	same := bytes.Equal(l.ranges, w.next.lists.ranges) && bytes.Equal(l.partial, w.next.lists.partial)
+	if err := perform(w.checkpoint, []any{cp.Lineage.SystemID, int64(cp.Lineage.Timeline), cp.Lineage.Database, cp.Lineage.Slot, cp.Lineage.Publications,
+		string(mappings), signed(cp.Settled.Commit), int64(cp.Settled.Index), signed(cp.Flush), stamp(cp.CommitTime), stamp(cp.Written)}); err != nil {
+		return err
+	}
+	last := w.next
+	same := bytes.Equal(l.ranges, last.lists.ranges) && bytes.Equal(l.partial, last.lists.partial)
 	if !same {
 		if err := perform(w.beyond, []any{l.ranges, l.partial}); err != nil {
 			return err
 		}
 	}
-	moved := last == nil || last.Settled != cp.Settled || !same
+	sameTracks := slices.EqualFunc(l.tracks, last.lists.tracks, func(a, b []any) bool { return reflect.DeepEqual(a, b) })
+	if !sameTracks {
+		if err := errors.Join(perform(w.noTracks, nil), perform(w.track, l.tracks...)); err != nil {
+			return err
+		}
+	}
+	moved := last.checkpoint == nil || last.checkpoint.Settled != cp.Settled || !same || !sameTracks
 	w.next = saved{checkpoint: &connector.Checkpoint{Lineage: cp.Lineage, Settled: cp.Settled, Flush: cp.Flush}, lists: l}
 	if !moved {
 		return nil
@@ -322,20 +381,41 @@ func (w *writer) forgetCovered(cp *connector.Checkpoint) error {
 		return err
 	}
 	defer rows.Close()
-	covered := runs{covered: coverage(cp)}
+	// A mapping with a track is asked about by itself, at the same positions as the others.
+	all, byMapping := runs{}, map[string]*runs{}
+	for i := range cp.Tracks {
+		byMapping[cp.Tracks[i].Mapping] = &runs{}
+	}
 	for rows.Next() {
 		var p storedPosition
-		if err := rows.Scan(&p.lsn, &p.idx); err != nil {
+		var k connector.RecordKey
+		if err := rows.Scan(&p.lsn, &p.idx, &k.Mapping); err != nil {
 			return err
 		}
-		covered.add(p)
+		k.Position = connector.Position{Commit: unsigned(p.lsn), Index: p.idx}
+		r := byMapping[k.Mapping]
+		if r == nil {
+			r = &all
+		}
+		r.add(p, cp.CoversRecord(k))
 	}
 	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 		return err
 	}
-	for _, r := range covered.list {
-		if err := perform(w.forget, []any{r.from.lsn, int64(r.from.idx), r.to.lsn, int64(r.to.idx)}); err != nil {
+	names, err := json.Marshal(slices.AppendSeq([]string{}, maps.Keys(byMapping))) // not null, which nothing is "not in"
+	if err != nil {
+		return err
+	}
+	for _, r := range all.list {
+		if err := perform(w.forget, []any{r.from.lsn, int64(r.from.idx), r.to.lsn, int64(r.to.idx), string(names)}); err != nil {
 			return err
+		}
+	}
+	for name, own := range byMapping {
+		for _, r := range own.list {
+			if err := perform(w.forgetOf, []any{r.from.lsn, int64(r.from.idx), r.to.lsn, int64(r.to.idx), name}); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -376,11 +376,14 @@ func TestRunsAreFew(t *testing.T) {
 	for i := range 5000 {
 		cp.Ranges = append(cp.Ranges, connector.Range{From: at(connector.LSN(20+2*i), 0), To: at(connector.LSN(20+2*i), 9)})
 	}
-	r := runs{covered: coverage(cp)}
+	r := runs{}
+	add := func(lsn int64, idx uint32) {
+		r.add(storedPosition{lsn, idx}, cp.Covers(at(connector.LSN(lsn), idx)))
+	}
 	for i := range 5000 {
-		r.add(storedPosition{int64(20 + 2*i), 5})
+		add(int64(20+2*i), 5)
 		if i == 3000 {
-			r.add(storedPosition{int64(20 + 2*i), 10})
+			add(int64(20+2*i), 10)
 		}
 	}
 	want := []run{{storedPosition{20, 5}, storedPosition{6020, 5}}, {storedPosition{6022, 5}, storedPosition{10018, 5}}}

@@ -104,3 +104,20 @@ func covers(settled Position, ranges []Range, p Position) bool {
 	i, found := slices.BinarySearchFunc(ranges, p, func(r Range, p Position) int { return r.To.Compare(p) })
 	return found || i < len(ranges) && p.Compare(ranges[i].From) >= 0
 }
+
+// Orphans makes letters of class uncertain of the points that have an intent and no outcome, and for which gone says that their changes do not come
+// again. There is no payload any more: the reason says so.
+func Orphans(known map[RecordKey]Known, gone func(RecordKey) bool, reason string) []*DeadLetter {
+	var letters []*DeadLetter
+	for k, what := range known {
+		if what != Intended || !gone(k) {
+			continue
+		}
+		letters = append(letters, &DeadLetter{RecordID: RecordID{Mapping: k.Mapping, Position: k.Position, CommitTime: time.UnixMicro(k.CommitTime).UTC(), Number: k.Number},
+			Class: ClassUncertain, Kind: Point, Attempts: 1, Created: time.Now().UTC(),
+			Reason: "the connector stopped between sending this point and reading the answer, and its change does not come again: " + reason +
+				"; the payload is not known: find the row by the commit time, and look the customer's points up on the platform"})
+	}
+	slices.SortFunc(letters, func(a, b *DeadLetter) int { return a.Position.Compare(b.Position) })
+	return letters
+}

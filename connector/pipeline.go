@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,9 +125,6 @@ func (p *Pipeline) Finished() <-chan struct{} { return p.finished }
 
 // Change maps one change and submits its records. It does not fail.
 func (p *Pipeline) Change(c *Change) error {
-	if p.asked.Load() {
-		p.holdAsked(c)
-	}
 	if c.Position.Compare(p.streamed) > 0 {
 		p.streamed = c.Position
 	}
@@ -134,6 +132,12 @@ func (p *Pipeline) Change(c *Change) error {
 		p.skipped.Add(1)
 	} else {
 		p.changes.Add(1)
+		if p.asked.Load() {
+			apart := p.apart(c.Position)
+			for _, h := range p.askedToHold(func(m string) bool { return !slices.Contains(apart, m) }) {
+				p.hold(h.mapping, c, h.why, h.reason)
+			}
+		}
 		var part Part
 		if len(p.tracks) > 0 {
 			part.Not = p.apart(c.Position)
@@ -141,9 +145,16 @@ func (p *Pipeline) Change(c *Change) error {
 		p.take(c, part, nil)
 	}
 	for _, t := range p.tracks {
-		if t.follows(c.Position) && !t.tracker.skip(c.Position, c.CommitTime) {
-			p.take(c, Part{Only: t.Mapping}, t)
+		if !t.follows(c.Position) || t.tracker.skip(c.Position, c.CommitTime) {
+			continue
 		}
+		if p.asked.Load() {
+			if h := p.askedToHold(func(m string) bool { return m == t.Mapping }); len(h) > 0 {
+				p.holdAgain(t, c, h[0].why, h[0].reason)
+				continue
+			}
+		}
+		p.take(c, Part{Only: t.Mapping}, t)
 	}
 	return nil
 }

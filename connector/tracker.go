@@ -170,11 +170,19 @@ func (t *tracker) opened() int {
 	return t.open
 }
 
-// lastRead gives the last change that was read.
-func (t *tracker) lastRead() Position {
+// caughtUp reports whether all up to p was read, and all that an earlier run has settled.
+func (t *tracker) caughtUp(p Position) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.read
+	if n := len(t.inherited); n > 0 && t.inherited[n-1].To.Compare(t.read) > 0 {
+		return false
+	}
+	for _, k := range t.partial {
+		if k.Position.Compare(t.read) > 0 {
+			return false
+		}
+	}
+	return t.read.Compare(p) >= 0
 }
 
 // furthest gives the last change that is known to be settled or was read.
@@ -187,11 +195,22 @@ func (t *tracker) furthest() Position {
 	return t.read
 }
 
-// confirmable gives the LSN that may be confirmed once all that was read is settled.
-func (t *tracker) confirmable() LSN {
+// beyond gives what is known of one mapping's changes from p on, where p is the next change to be read: what an earlier run had settled there.
+func (t *tracker) beyond(p Position, mapping string) *Checkpoint {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.mark
+	cp := &Checkpoint{Settled: p.prev(), CommitTime: t.readTime, Flush: t.mark}
+	for _, r := range t.inherited {
+		if r.To.Compare(p) > 0 {
+			cp.Ranges = append(cp.Ranges, r)
+		}
+	}
+	for _, k := range t.partial {
+		if k.Mapping == mapping && k.Position.Compare(p) >= 0 {
+			cp.Partial = append(cp.Partial, k)
+		}
+	}
+	return cp
 }
 
 // next is the smallest position after p.

@@ -29,7 +29,13 @@ func (t *track) follows(p Position) bool { return t.Held == "" && t.Has(p) }
 // freeze holds the mapping from the change at p on, which the tracker must not have taken.
 func (t *track) freeze(p Position, at time.Time, why Hold, reason string) {
 	t.Held, t.Reason = why, reason
-	t.tracker.add(p, at, 1, nil)
+	var done []RecordKey // some of the change's records may have been settled by an earlier run, by which the mapping could read it
+	for _, k := range t.tracker.partial {
+		if k.Position == p {
+			done = append(done, k)
+		}
+	}
+	t.tracker.add(p, at, 1, done)
 }
 
 // loadTracks makes the tracks that the checkpoint has.
@@ -73,7 +79,7 @@ func (p *Pipeline) hold(mapping string, c *Change, why Hold, reason string) {
 			t.Until = later.Since
 		}
 	}
-	t.tracker = newTracker(&Checkpoint{Settled: c.Position.prev(), CommitTime: c.CommitTime, Flush: p.tracker.confirmable()}, &p.settled)
+	t.tracker = newTracker(p.tracker.beyond(c.Position, mapping), &p.settled)
 	t.freeze(c.Position, c.CommitTime, why, reason)
 	p.mu.Lock()
 	p.tracks = append(p.tracks, t)
@@ -100,30 +106,29 @@ func (p *Pipeline) alarmHeld(t *track) {
 	p.alarms.Raise("held/"+t.Mapping, fmt.Sprintf("mapping %s is held since position %s, the others flow: %s", t.Mapping, t.Since, t.Reason), cure)
 }
 
-// Hold asks for a mapping to be held from the next change on. Safe for concurrent use; it does not block.
+// Hold asks for a mapping to be held from the next change on that it has not had. Safe for concurrent use; it does not block.
 func (p *Pipeline) Hold(mapping, reason string, why Hold) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.holds = append(p.holds, holdRequest{mapping, reason, why})
-	p.asked.Store(true)
+	if !slices.ContainsFunc(p.holds, func(h holdRequest) bool { return h.mapping == mapping }) {
+		p.holds = append(p.holds, holdRequest{mapping, reason, why})
+		p.asked.Store(true)
+	}
 }
 
-// holdAsked holds what Hold asked for, from c on.
-func (p *Pipeline) holdAsked(c *Change) {
+// askedToHold takes out the requests to hold mappings that wanted says yes to.
+func (p *Pipeline) askedToHold(wanted func(mapping string) bool) (taken []holdRequest) {
 	p.mu.Lock()
-	holds := p.holds
-	p.holds = nil
-	p.asked.Store(false)
-	p.mu.Unlock()
-	for _, h := range holds {
-		i := slices.IndexFunc(p.tracks, func(t *track) bool { return t.Mapping == h.mapping && t.Has(c.Position) })
-		switch {
-		case i < 0:
-			p.hold(h.mapping, c, h.why, h.reason)
-		case p.tracks[i].Held == "" && !p.tracks[i].tracker.skip(c.Position, c.CommitTime):
-			p.holdAgain(p.tracks[i], c, h.why, h.reason)
+	defer p.mu.Unlock()
+	p.holds = slices.DeleteFunc(p.holds, func(h holdRequest) bool {
+		if wanted(h.mapping) {
+			taken = append(taken, h)
+			return true
 		}
-	}
+		return false
+	})
+	p.asked.Store(len(p.holds) > 0)
+	return taken
 }
 
 // advanceTracks passes an LSN on that may be confirmed once all that was read is settled, ends the tracks that have caught up, and forgets
@@ -140,7 +145,7 @@ func (p *Pipeline) advanceTracks(lsn LSN) {
 	oldest, _, open := p.tracker.oldest()
 	p.tracks = slices.DeleteFunc(p.tracks, func(t *track) bool {
 		// A mapping whose misfits are set aside stays apart until it fits again: else it would be held anew.
-		if t.Held == "" && t.Until.IsZero() && read.Compare(t.Since) >= 0 && t.tracker.lastRead().Compare(read) >= 0 && (!t.SetAside || t.fits) {
+		if t.Held == "" && t.Until.IsZero() && read.Compare(t.Since) >= 0 && t.tracker.caughtUp(read) && (!t.SetAside || t.fits) {
 			t.Until = read.next()
 		}
 		if t.Until.IsZero() || t.Held != "" || p.streamed.Compare(t.Until.prev()) < 0 {
@@ -182,7 +187,7 @@ func sameTracks(a, b []Track) bool {
 // HeldMapping is a mapping that is held, or works off what came while it was.
 type HeldMapping struct {
 	Mapping string `json:"mapping"`
-	// Since is the first change that waits, SinceTime when it was committed.
+	// Since is the first change that waits, SinceTime when it was committed; zero where it is still to come.
 	Since     Position  `json:"since"`
 	SinceTime time.Time `json:"sinceTime"`
 	// Reason is empty while it works its changes off.
@@ -198,6 +203,11 @@ func (p *Pipeline) HeldMappings() []HeldMapping {
 	list := make([]HeldMapping, 0, len(p.tracks))
 	for _, t := range p.tracks {
 		list = append(list, HeldMapping{t.Mapping, t.Since, t.SinceTime, t.Reason, t.SetAside})
+	}
+	for _, h := range p.holds {
+		if !slices.ContainsFunc(list, func(x HeldMapping) bool { return x.Mapping == h.mapping }) {
+			list = append(list, HeldMapping{Mapping: h.mapping, Reason: h.reason})
+		}
 	}
 	return list
 }

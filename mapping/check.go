@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -132,20 +133,34 @@ func (f *Findings) Err() error { return f.Errors.Err() }
 // Check compares the mappings with the tables as the catalogue has them: tables, columns, types, and whether the replica identity carries what
 // a mapping reads of old rows. Tables that no mapping names do no harm.
 func (s *Set) Check(tables []*connector.Table) *Findings {
-	f := &Findings{}
-	for _, m := range s.mappings {
-		if m.kind == 0 {
-			continue
-		}
-		i := slices.IndexFunc(tables, func(t *connector.Table) bool { return t.Schema == m.schema && t.Name == m.table })
-		if i < 0 {
-			m.tableMissing(tables, &f.Errors)
-			continue
-		}
-		m.bind(tables[i], &Options{}, &f.Errors)
-		m.checkIdentity(tables[i], f)
+	all := &Findings{}
+	for _, f := range s.CheckEach(tables) {
+		all.Errors.Take(&f.Errors)
+		all.Warnings.Take(&f.Warnings)
 	}
-	return f
+	return all
+}
+
+// CheckEach is Check, mapping by mapping in the order of the files.
+func (s *Set) CheckEach(tables []*connector.Table) iter.Seq2[string, *Findings] {
+	return func(yield func(string, *Findings) bool) {
+		for _, m := range s.mappings {
+			if m.kind == 0 {
+				continue
+			}
+			f := &Findings{}
+			i := slices.IndexFunc(tables, func(t *connector.Table) bool { return t.Schema == m.schema && t.Name == m.table })
+			if i < 0 {
+				m.tableMissing(tables, &f.Errors)
+			} else {
+				m.bind(tables[i], &Options{}, &f.Errors)
+				m.checkIdentity(tables[i], f)
+			}
+			if !yield(m.name, f) {
+				return
+			}
+		}
+	}
 }
 
 func (m *mapping) tableMissing(tables []*connector.Table, ps *strict.Problems) {

@@ -133,10 +133,22 @@ func mappingFindings(set *mapping.Set, tables []*connector.Table) []postgres.Fin
 	return list
 }
 
-// checkTables is the look at the tables that run takes before it makes or streams anything: the same that check prints.
-func checkTables(set *mapping.Set) func([]*connector.Table) error {
+// checkTables is the look at the tables that run takes before it makes or streams anything: the same that check prints. What is wrong with a
+// mapping that the state already knows is no error: it is put into unfit, and the mapping starts held.
+func checkTables(set *mapping.Set, known []string, unfit map[string]string) func([]*connector.Table) error {
 	return func(tables []*connector.Table) error {
-		if err := set.Check(tables).Err(); err != nil {
+		clear(unfit)
+		var problems strict.Problems
+		for name, found := range set.CheckEach(tables) {
+			switch {
+			case found.Err() == nil:
+			case slices.Contains(known, name):
+				unfit[name] = strings.Join(strings.Fields(found.Err().Error()), " ")
+			default:
+				problems.Take(&found.Errors)
+			}
+		}
+		if err := problems.Err(); err != nil {
 			return fmt.Errorf("the mappings do not fit the tables:\n%w", err)
 		}
 		return nil

@@ -24,10 +24,13 @@ import (
 
 func runCommand() *cobra.Command {
 	var shutdown time.Duration
+	var accept accepted
 	c := &cobra.Command{
 		Use: "run", Short: "Runs the connector until SIGTERM", Args: noArgs,
 		Long: `Streams changes, maps them and sends them, until SIGTERM or Ctrl-C: then it finishes the requests in flight, writes the checkpoint and exits with 0.
 A second signal ends it at once; nothing is lost then either.
+
+SIGHUP reads the configuration again; one with errors is not taken, and the former one stays in force.
 
 Publications and slot are created where they are missing and the role may create them.`,
 		Example: "  tuzhan-cdc run -c /etc/tuzhan-cdc/tuzhan-cdc.yaml",
@@ -36,10 +39,12 @@ Publications and slot are created where they are missing and the role may create
 			if err != nil {
 				return err
 			}
-			return run(c.Context(), cfg, newLogger(cfg.Log, c.ErrOrStderr()), shutdown)
+			return run(c.Context(), cfg, newLogger(cfg.Log, c.ErrOrStderr()), shutdown, accept)
 		},
 	}
 	c.Flags().DurationVar(&shutdown, "shutdown-timeout", 25*time.Second, "how long requests in flight may take after SIGTERM")
+	c.Flags().StringVar(&accept.gap, "accept-gap", "", "go on in spite of the refusal that printed this `id`; what may be missing is recorded")
+	c.Flags().StringVar(&accept.newState, "new-state", "", "take the slot over without a state, as the refusal that printed this `id` says")
 	return c
 }
 
@@ -77,7 +82,7 @@ type connectorParts struct {
 	pipeline *connector.Pipeline
 }
 
-func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown time.Duration) (err error) {
+func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown time.Duration, accept accepted) (err error) {
 	parts := &connectorParts{cfg: cfg, started: time.Now(), alarms: connector.NewAlarms(log)}
 	view := &view{}
 	view.set(parts)
@@ -107,55 +112,15 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 	g.Go(func() error { return parts.watcher.Run(serving) })
 	g.Go(func() error {
 		defer stopServing()
-		return runPipeline(ctx, cfg, log, shutdown, *parts, view)
+		s := &supervisor{parts: *parts, view: view, log: log, shutdown: shutdown, accept: accept}
+		return s.run(ctx)
 	})
 	return g.Wait()
 }
 
-// runPipeline prepares the database, takes up the state where it ended, and runs the pipeline.
-func runPipeline(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown time.Duration, parts connectorParts, view *view) error {
-	saved, err := parts.store.Load(ctx)
-	if err != nil {
-		return err
-	}
-	source := sourceConfig(cfg)
-	prepared, err := postgres.Prepare(ctx, source, saved.Checkpoint, checkTables(cfg.Mappings), parts.alarms, log)
-	if err != nil || ctx.Err() != nil {
-		return err
-	}
-	if saved.Checkpoint == nil {
-		saved.Checkpoint = &connector.Checkpoint{Lineage: prepared.Lineage, Flush: prepared.Start, Written: time.Now()}
-		if err := parts.store.SaveCheckpoint(ctx, saved.Checkpoint); err != nil {
-			return err
-		}
-	}
-	zone, err := timeZone(cfg, prepared)
-	if err != nil {
-		return err
-	}
-	client, err := newPlatform(cfg, log)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	parts.pipeline = connector.NewPipeline(connector.PipelineOptions{
-		Mapper: cfg.Mappings.Mapper(mapping.Options{SystemID: prepared.Lineage.SystemID, Database: prepared.Lineage.Database,
-			TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != ""}),
-		Store: parts.store, Saved: saved, Alarms: parts.alarms, Log: log})
-	parts.delivery = delivery.New(deliveryConfig(cfg, shutdown), delivery.Ports{Platform: client, Store: parts.store,
-		Settle: parts.pipeline.Settle, CountOpen: countOpen(parts.store), Alarms: parts.alarms, Log: log}, saved.OpenLetters)
-	parts.source = postgres.NewSource(source, prepared, parts.alarms, log)
-	view.set(&parts)
-	if err := parts.pipeline.Run(ctx, parts.source, parts.delivery); err != nil {
-		return err
-	}
-	cp := parts.pipeline.Progress().Checkpoint
-	log.Info("stopped", "settled", cp.Settled, "confirmed", cp.Flush)
-	return nil
-}
-
 func sourceConfig(cfg *config.Config) postgres.Config {
-	return postgres.Config{DSN: cfg.Source.DSN.Reveal(), Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Uses: uses(cfg.Mappings)}
+	return postgres.Config{DSN: cfg.Source.DSN.Reveal(), Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Uses: uses(cfg.Mappings),
+		Points: cfg.Mappings.Has(connector.Point)}
 }
 
 // uses tells the source what the mappings want published.
@@ -187,13 +152,13 @@ func countOpen(store *state.SQLite) func(context.Context) (int, error) {
 }
 
 // timeZone is the zone of timestamps without one: the file's, else the database's.
-func timeZone(cfg *config.Config, p *postgres.Prepared) (*time.Location, error) {
+func timeZone(cfg *config.Config, database string) (*time.Location, error) {
 	if cfg.Source.TimeZone != nil {
 		return cfg.Source.TimeZone, nil
 	}
-	zone, err := time.LoadLocation(p.TimeZone)
+	zone, err := time.LoadLocation(database)
 	if err != nil {
-		return nil, fmt.Errorf("the database's TimeZone %q is not known here: set source.timeZone, for example Asia/Shanghai", p.TimeZone)
+		return nil, fmt.Errorf("the database's TimeZone %q is not known here: set source.timeZone, for example Asia/Shanghai", database)
 	}
 	return zone, nil
 }

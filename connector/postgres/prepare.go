@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 )
@@ -18,18 +20,23 @@ type Prepared struct {
 	Lineage connector.Lineage
 	// Publications are the names to stream.
 	Publications []string
-	// Start is where a connector without a checkpoint begins: the slot's consistent point, or where an existing slot stands.
-	Start connector.LSN
 	// TimeZone is the database's setting.
 	TimeZone string
+	// Checkpoint is where to go on: what was saved, if Rebased is false.
+	Checkpoint *connector.Checkpoint
+	// Rebased says that Checkpoint is to be written over what was saved, with Gap (nil: none), before anything is sent: it is the first one, the operator has
+	// accepted a gap, or the history has moved on. Of what was saved from commit LSN Cut on, nothing holds.
+	Rebased bool
+	Gap     *connector.Gap
+	Cut     connector.LSN
 }
 
-// Prepare connects, refuses what must not go on (another database system, a slot that is gone while a checkpoint exists), lets
-// check look at the tables, then makes the publications and the slot where they are missing. It waits, with
-// backoff, for a server that is not to be reached, and returns nil and no error when ctx ended meanwhile.
+// Prepare connects, compares the server's history with the saved one and refuses what must not go on (another database system, a slot that is gone
+// while a checkpoint exists, a failover that lost something), lets check look at the tables, then makes the publications and the slot where they are
+// missing. It waits, with backoff, for a server that is not to be reached, and returns nil and no error when ctx ended meanwhile.
 //
 // check gets the tables of cfg.Uses as the catalogue has them; the missing ones are left out.
-func Prepare(ctx context.Context, cfg Config, saved *connector.Checkpoint, check func([]*connector.Table) error,
+func Prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func([]*connector.Table) error,
 	alarms *connector.Alarms, log *slog.Logger) (*Prepared, error) {
 	wait, passwords := newBackoff(), 0
 	for {
@@ -61,7 +68,7 @@ func Prepare(ctx context.Context, cfg Config, saved *connector.Checkpoint, check
 	}
 }
 
-func prepare(ctx context.Context, cfg Config, saved *connector.Checkpoint, check func([]*connector.Table) error, log *slog.Logger) (*Prepared, error) {
+func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func([]*connector.Table) error, log *slog.Logger) (*Prepared, error) {
 	conn, err := Connect(ctx, cfg.DSN)
 	if err != nil {
 		return nil, err
@@ -76,17 +83,23 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Checkpoint, check
 	if err != nil {
 		return nil, err
 	}
-	p := &Prepared{Lineage: connector.Lineage{SystemID: id.SystemID, Database: id.DBName, Slot: cfg.Slot}}
-	if saved != nil && saved.Lineage != p.Lineage {
-		return nil, &Refusal{fmt.Sprintf("the state file belongs to system %s, database %s, slot %s; source.dsn leads to system %s, database %s, slot %s",
-			saved.Lineage.SystemID, saved.Lineage.Database, saved.Lineage.Slot, id.SystemID, id.DBName, cfg.Slot),
-			"point source.dsn and source.slot at what the state file belongs to, or start with another state.path"}
-	}
+	p := &Prepared{Lineage: connector.Lineage{SystemID: id.SystemID, Timeline: id.Timeline, Database: id.DBName, Slot: cfg.Slot}, Cut: noCut}
 	server, err := LoadServer(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
 	p.TimeZone = server.TimeZone
+	slot, err := SlotState(ctx, conn, cfg.Slot)
+	if err != nil {
+		return nil, err
+	}
+	if slot.Exists && slot.Plugin != plugin {
+		return nil, &Refusal{fmt.Sprintf("the slot %q is not a logical slot of the plugin %s", slot.Name, plugin), "choose another name for source.slot"}
+	}
+	breaches, err := p.compare(ctx, conn, repl, cfg, slot, saved, log)
+	if err != nil {
+		return nil, err
+	}
 	found, err := LoadUsed(ctx, conn, cfg.Uses, cfg.Publication)
 	if err != nil {
 		return nil, err
@@ -94,14 +107,12 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Checkpoint, check
 	if err := check(found); err != nil {
 		return nil, &mapError{err}
 	}
-	slot, err := SlotState(ctx, conn, cfg.Slot)
-	if err != nil {
-		return nil, err
-	}
-	if saved != nil {
-		if err := refuseSlot(slot, saved.Flush); err != nil {
+	if slot.Exists && slices.ContainsFunc(breaches, func(b breach) bool { return b.anew }) {
+		if _, err := DropSlot(ctx, conn, cfg.Slot); err != nil {
 			return nil, err
 		}
+		log.Warn("slot dropped, as the gap was accepted", "slot", cfg.Slot)
+		slot = &Slot{Name: cfg.Slot, WALEnd: slot.WALEnd}
 	}
 	names, changes, err := EnsurePublications(ctx, conn, PublicationParams{Name: cfg.Publication, Slot: cfg.Slot, Uses: cfg.Uses})
 	if err != nil {
@@ -111,43 +122,110 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Checkpoint, check
 		log.Info("publication", "change", c)
 	}
 	p.Publications = names
-	if slot.Exists {
-		p.Start = slot.ConfirmedFlush
-		if saved == nil {
-			if err := refuseSlot(slot, p.Start); err != nil {
-				return nil, err
-			}
-			log.Warn("the slot exists and there is no state: it is taken over where it stands", "slot", cfg.Slot, "from", p.Start)
-		}
-		return p, nil
-	}
-	p.Start, err = CreateSlot(ctx, repl, NewSlot{Name: cfg.Slot, Plain: conn, Waiting: func(w Wait) {
-		log.Warn(w.String(), "slot", cfg.Slot, "waited", w.Waited.Round(time.Second), "cure", w.Cure())
-	}})
+	oids, err := publicationOIDs(ctx, conn, names)
 	if err != nil {
 		return nil, err
 	}
-	log.Info("slot created", "slot", cfg.Slot, "from", p.Start)
+	p.Lineage.Publications = joinPublications(oids, names)
+	start := slot.ConfirmedFlush
+	if !slot.Exists {
+		start, err = CreateSlot(ctx, repl, NewSlot{Name: cfg.Slot, Plain: conn, Waiting: func(w Wait) {
+			log.Warn(w.String(), "slot", cfg.Slot, "waited", w.Waited.Round(time.Second), "cure", w.Cure())
+		}})
+		if err != nil {
+			return nil, err
+		}
+		log.Info("slot created", "slot", cfg.Slot, "from", start)
+	}
+	p.resolve(saved, breaches, start, log)
 	return p, nil
 }
 
-// refuseSlot refuses a slot from which the changes since the checkpoint can't come any more: one that is gone, is invalidated, is
-// another database's, or has been read past the checkpoint (asked for an older LSN the server would silently start later).
-func refuseSlot(slot *Slot, since connector.LSN) error {
-	const anew = "find out why; to go on from now, and lose what lies between, run `tuzhan-cdc slot drop`, move the state file away and start again"
+// compare refuses what must not go on, unless the operator has accepted it: then it gives the breaches.
+func (p *Prepared) compare(ctx context.Context, conn *pgx.Conn, repl *pgconn.PgConn, cfg Config, slot *Slot, saved *connector.Saved, log *slog.Logger) ([]breach, error) {
+	if saved.Checkpoint == nil {
+		return nil, p.takeOver(cfg, slot, log)
+	}
+	oids, err := publicationOIDs(ctx, conn, []string{cfg.Publication, InsertPublication(cfg.Publication)})
+	if err != nil {
+		return nil, err
+	}
+	s := &scene{lineage: p.Lineage, slot: slot, standing: oids, switched: func(timeline int32) (connector.LSN, bool, error) {
+		left, err := timelineHistory(ctx, repl, p.Lineage.Timeline)
+		lsn, ok := left[timeline]
+		return lsn, ok, err
+	}}
+	breaches, cut, err := s.compare(saved)
+	if err != nil {
+		return nil, err
+	}
+	if cut > 0 {
+		p.Cut = cut
+	}
+	stale := func() {
+		if cfg.AcceptGap != "" {
+			log.Warn("--accept-gap names no refusal that stands now: take it out of the command line", "id", cfg.AcceptGap)
+		}
+	}
+	if len(breaches) == 0 {
+		stale()
+		return nil, nil
+	}
+	refusal, which := refuse(breaches)
+	if cfg.AcceptGap != which {
+		stale()
+		return nil, refusal
+	}
+	return breaches, nil
+}
+
+// takeOver decides on a slot that is there while there is no state: where points are mapped, those that a lost state had sent would be sent again.
+func (p *Prepared) takeOver(cfg Config, slot *Slot, log *slog.Logger) error {
 	switch {
 	case !slot.Exists:
-		return &Refusal{fmt.Sprintf("the slot %q is gone while the state file has a checkpoint: changes since %s may be lost", slot.Name, since), anew}
 	case slot.Lost():
-		return &Refusal{fmt.Sprintf("the slot %q is invalidated (wal_status %s): the server removed WAL that was not read, changes since %s are lost",
-			slot.Name, slot.WALStatus, since), "raise max_slot_wal_keep_size; then " + anew}
-	case slot.Plugin != plugin:
-		return &Refusal{fmt.Sprintf("the slot %q is not a logical slot of the plugin %s", slot.Name, plugin), "choose another name for source.slot"}
-	case slot.ConfirmedFlush > since:
-		return &Refusal{fmt.Sprintf("the slot %q stands at %s, past the checkpoint at %s: something else has read from it, and the changes between do not come again",
-			slot.Name, slot.ConfirmedFlush, since), anew}
+		return &Refusal{fmt.Sprintf("the slot %q is invalidated (wal_status %s), and there is no state", slot.Name, slot.WALStatus),
+			"raise max_slot_wal_keep_size; then: SELECT pg_drop_replication_slot(" + literal(slot.Name) + "); and start again"}
+	case cfg.Points:
+		which := id("new-state", p.Lineage.SystemID, p.Lineage.Database, slot.Name, slot.ConfirmedFlush.String())
+		if cfg.NewState != which {
+			return &Refusal{fmt.Sprintf("the slot %q exists, and there is no state: which points of the changes between %s and %s were sent before is not known, they may double. Nothing was sent",
+				slot.Name, slot.ConfirmedFlush, slot.WALEnd),
+				"put the state file back where state.path says. If this is a new connector, and nothing has sent points from this slot: tuzhan-cdc run --new-state " + which}
+		}
+		fallthrough
+	default:
+		log.Warn("the slot exists and there is no state: it is taken over where it stands", "slot", cfg.Slot, "from", slot.ConfirmedFlush)
 	}
 	return nil
+}
+
+// resolve finds the checkpoint to go on from. start is where the slot stands.
+func (p *Prepared) resolve(saved *connector.Saved, breaches []breach, start connector.LSN, log *slog.Logger) {
+	cp := saved.Checkpoint
+	switch {
+	case cp == nil:
+		p.Checkpoint, p.Rebased = &connector.Checkpoint{Lineage: p.Lineage, Flush: start}, true
+	case len(breaches) > 0:
+		p.Checkpoint, p.Gap, p.Cut = accept(saved, breaches, p.Lineage, start)
+		p.Rebased = true
+		if p.Gap != nil {
+			log.Warn("gap accepted and recorded: send what is missing with `tuzhan-cdc backfill MAPPING`", "from", p.Gap.From, "to", p.Gap.To, "reason", p.Gap.Reason)
+		}
+	case p.Cut != noCut:
+		log.Info("the server writes a new timeline, which holds all that was settled", "timeline", p.Lineage.Timeline, "was", cp.Lineage.Timeline, "since", p.Cut)
+		p.Checkpoint, p.Rebased = cutCheckpoint(cp, p.Cut), true
+		p.Checkpoint.Lineage = p.Lineage
+	case cp.Lineage != p.Lineage: // an older version wrote it, or a publication came along
+		next := *cp
+		next.Lineage = p.Lineage
+		p.Checkpoint, p.Rebased = &next, true
+	default:
+		p.Checkpoint = cp
+	}
+	if p.Rebased {
+		p.Checkpoint.Written = time.Now()
+	}
 }
 
 // LoadUsed gives the tables of uses as the catalogue has them, with the columns that the publications send; the missing ones are left out.

@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"strconv"
@@ -27,6 +26,12 @@ type Config struct {
 	Slot, Publication string
 	// Uses are the tables that the mappings read, with the operations they want.
 	Uses []Use
+	// Points says that some mapping makes points, which must not be doubled.
+	Points bool
+	// AcceptGap is the id of the refusal that the operator accepts, NewState that of the slot that may be taken over without a state; empty: none.
+	AcceptGap, NewState string
+	// Gap records a gap for good; it is called from the source's goroutines. nil: nobody records it.
+	Gap func(context.Context, connector.Gap) error
 }
 
 // Source streams committed changes from a replication slot; it implements connector.Source. Make it with NewSource.
@@ -95,7 +100,7 @@ func (s *Source) Run(ctx context.Context, sink connector.Sink) error {
 		case ctx.Err() != nil:
 			<-sink.Finished()
 			return nil
-		case errors.As(err, &fatal):
+		case errors.As(err, &fatal), errors.Is(err, ErrNewHistory):
 			return err
 		case wrongPassword(err):
 			if passwords++; passwords >= wrongPasswordTries {
@@ -135,10 +140,8 @@ func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()
 	if err != nil {
 		return err
 	}
-	if id.SystemID != s.lineage.SystemID || id.DBName != s.lineage.Database {
-		return &Refusal{fmt.Sprintf("the server is another database system now: %s/%s instead of %s/%s",
-			id.SystemID, id.DBName, s.lineage.SystemID, s.lineage.Database),
-			"point source.dsn at the server that the state file belongs to, or start with another state.path"}
+	if id.SystemID != s.lineage.SystemID || id.DBName != s.lineage.Database || id.Timeline != s.lineage.Timeline {
+		return ErrNewHistory
 	}
 	start := sink.Resume()
 	if err := checkSlotPosition(ctx, s.cfg.DSN, s.cfg.Slot, start); err != nil {
@@ -164,8 +167,8 @@ func publicationList(names []string) string {
 	return strings.Join(quoted, ",")
 }
 
-// checkSlotPosition refuses to start behind the slot: asked for an LSN older than confirmed_flush_lsn the server would silently start
-// later, and what lies between would be gone.
+// checkSlotPosition refuses to start behind the slot (ErrNewHistory): asked for an LSN older than confirmed_flush_lsn the server would silently
+// start later, and what lies between would be gone.
 func checkSlotPosition(ctx context.Context, dsn, slot string, start connector.LSN) error {
 	plain, err := Connect(ctx, dsn)
 	if err != nil {
@@ -176,7 +179,10 @@ func checkSlotPosition(ctx context.Context, dsn, slot string, start connector.LS
 	if err != nil {
 		return err
 	}
-	return refuseSlot(state, start)
+	if !state.Exists || state.Lost() || state.ConfirmedFlush > start {
+		return ErrNewHistory
+	}
+	return nil
 }
 
 // Refusal is an error that no waiting cures; Cure says what does.

@@ -153,10 +153,10 @@ func config(db *pgtest.DB, slot string, tables ...string) Config {
 	return cfg
 }
 
-func prepareFor(t *testing.T, cfg Config, saved *connector.Checkpoint) *Prepared {
+func prepareFor(t *testing.T, cfg Config, cp *connector.Checkpoint) *Prepared {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	p, err := Prepare(t.Context(), cfg, saved, func([]*connector.Table) error { return nil }, connector.NewAlarms(log), log)
+	p, err := Prepare(t.Context(), cfg, &connector.Saved{Checkpoint: cp}, func([]*connector.Table) error { return nil }, connector.NewAlarms(log), log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func startLine(t *testing.T, db *pgtest.DB, auto bool, tables ...string) *line {
 	t.Helper()
 	cfg := config(db, db.SlotName(), tables...)
 	p := prepareFor(t, cfg, nil)
-	return runLine(t, db, cfg, p, newRecorder(p.Start, auto))
+	return runLine(t, db, cfg, p, newRecorder(p.Checkpoint.Flush, auto))
 }
 
 func runLine(t *testing.T, db *pgtest.DB, cfg Config, p *Prepared, r *recorder) *line {
@@ -323,7 +323,7 @@ func TestBlockedStaysConnected(t *testing.T) {
 	db.Exec(t, `CREATE SCHEMA crm`, `CREATE TABLE crm.t(id int PRIMARY KEY)`, `ALTER DATABASE "`+db.Name()+`" SET wal_sender_timeout = '3s'`)
 	cfg := config(db, db.SlotName(), "t")
 	p := prepareFor(t, cfg, nil)
-	r := newRecorder(p.Start, true)
+	r := newRecorder(p.Checkpoint.Flush, true)
 	r.blocked = make(chan struct{})
 	l := runLine(t, db, cfg, p, r)
 	db.Exec(t, `INSERT INTO crm.t SELECT generate_series(1, 20000)`)
@@ -349,11 +349,11 @@ func TestSlotPastCheckpoint(t *testing.T) {
 	db.Exec(t, `CREATE SCHEMA crm`, `CREATE TABLE crm.t(id int PRIMARY KEY)`)
 	cfg := config(db, db.SlotName(), "t")
 	p := prepareFor(t, cfg, nil)
-	saved := &connector.Checkpoint{Lineage: p.Lineage, Flush: p.Start}
+	saved := &connector.Checkpoint{Lineage: p.Lineage, Flush: p.Checkpoint.Flush}
 	log := slog.New(slog.DiscardHandler)
 	refused := func(want string, cp *connector.Checkpoint) {
 		t.Helper()
-		_, err := Prepare(t.Context(), cfg, cp, func([]*connector.Table) error { return nil }, connector.NewAlarms(log), log)
+		_, err := Prepare(t.Context(), cfg, &connector.Saved{Checkpoint: cp}, func([]*connector.Table) error { return nil }, connector.NewAlarms(log), log)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "cure:") {
 			t.Errorf("want a refusal with %q, got %v", want, err)
 		}

@@ -227,6 +227,18 @@ func rebase(t *testing.T, open func() durable) {
 		t.Errorf("gaps %+v", gaps)
 	}
 	must(t, s.SaveCheckpoint(t.Context(), cp))
+	// A cut that lies beyond everything forgets nothing, one in the upper half of the LSNs nothing below it.
+	must(t, s.Intend(t.Context(), []connector.RecordID{point("m", at(1<<63+9, 0), 0)}))
+	for _, cut := range []connector.LSN{1<<64 - 1, 1<<63 + 10, 1<<63 + 9} {
+		must(t, s.Rebase(t.Context(), cp, nil, nil, cut))
+		want := 3
+		if cut == 1<<63+9 {
+			want = 2
+		}
+		if saved := load(t, s); len(saved.Known) != want {
+			t.Errorf("cut at %s: known %v", cut, saved.Known)
+		}
+	}
 	must(t, s.Close())
 }
 

@@ -321,9 +321,13 @@ func (w *writer) putGap(g connector.Gap) error {
 	return err
 }
 
-// forgetFrom deletes what is known of points from a commit LSN on. LSNs from 2^63 on are stored as negative numbers.
+// forgetFrom deletes what is known of points from a commit LSN on. LSNs from 2^63 on are stored as negative numbers, and are the greater ones.
 func (w *writer) forgetFrom(cut connector.LSN) error {
-	_, err := w.conn.ExecContext(context.Background(), "DELETE FROM point WHERE commit_lsn >= ? OR commit_lsn < 0", signed(cut))
+	beyond := "commit_lsn >= ? OR commit_lsn < 0"
+	if signed(cut) < 0 {
+		beyond = "commit_lsn >= ? AND commit_lsn < 0"
+	}
+	_, err := w.conn.ExecContext(context.Background(), "DELETE FROM point WHERE "+beyond, signed(cut))
 	return err
 }
 

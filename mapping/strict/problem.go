@@ -55,6 +55,15 @@ func (ps *Problems) AddHint(at Node, hint, format string, args ...any) {
 	}
 }
 
+// Take adds the problems of other.
+func (ps *Problems) Take(other *Problems) {
+	for _, p := range other.list {
+		if !slices.Contains(ps.list, p) {
+			ps.list = append(ps.list, p)
+		}
+	}
+}
+
 // Len is the number of problems so far: compare it before and after to see whether a part of the file was in order.
 func (ps *Problems) Len() int { return len(ps.list) }
 

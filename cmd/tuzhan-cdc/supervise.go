@@ -1,0 +1,307 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/delivery"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
+)
+
+// supervisor runs the pipeline, and runs it anew, in the same process, when the configuration is read again, when a command has asked for something
+// that changes what the pipeline does, or when the server came back with another history. A pipeline always stops in good order first, so
+// that the state alone says where the next one goes on.
+type supervisor struct {
+	parts    connectorParts // without source, delivery and pipeline
+	view     *view
+	log      *slog.Logger
+	shutdown time.Duration
+	accept   accepted
+	reload   chan os.Signal
+}
+
+// accepted is what the operator accepts on the command line.
+type accepted struct{ gap, newState string }
+
+// errAnew is the cause with which a pipeline is stopped to be run anew.
+var errAnew = errors.New("run anew")
+
+// requestsEvery is how often the state is asked for what commands have left there.
+const requestsEvery = time.Second
+
+// run runs until ctx ends or something stands in the way that waiting can't cure.
+func (s *supervisor) run(ctx context.Context) error {
+	s.reload = make(chan os.Signal, 1)
+	signal.Notify(s.reload, syscall.SIGHUP)
+	defer signal.Stop(s.reload)
+	cfg := s.parts.cfg
+	var before *config.Config // what ran before a reload
+	for {
+		prepared, err := s.prepare(ctx, cfg)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && before != nil:
+			s.refuseReload(err)
+			cfg, before = before, nil
+			continue
+		case err != nil:
+			return err
+		}
+		before = nil
+		s.accept = accepted{}
+		next, err := s.stream(ctx, cfg, prepared)
+		switch {
+		case errors.Is(err, postgres.ErrNewHistory):
+			s.log.Warn("the server is compared with the state anew", "reason", err)
+		case err != nil || ctx.Err() != nil:
+			return err
+		case next != nil:
+			cfg, before = next, cfg
+		}
+	}
+}
+
+// prepared is all that a pipeline begins with.
+type prepared struct {
+	*postgres.Prepared
+	source postgres.Config
+	saved  *connector.Saved
+	// unfit are the mappings that the state knows and that can't read their tables now, with the reason.
+	unfit map[string]string
+}
+
+// prepare prepares the database, and brings the state in step with it and with the file.
+func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared, error) {
+	store := s.parts.store
+	saved, err := store.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var known []string
+	if saved.Checkpoint != nil {
+		known = saved.Checkpoint.Mappings
+	}
+	if err := refuseGone(saved.Checkpoint, cfg.Mappings); err != nil { // before anything is changed in the database
+		return nil, err
+	}
+	p := &prepared{source: sourceConfig(cfg), unfit: map[string]string{}}
+	p.source.AcceptGap, p.source.NewState, p.source.Gap = s.accept.gap, s.accept.newState, store.AddGap
+	p.Prepared, err = postgres.Prepare(ctx, p.source, saved, checkTables(cfg.Mappings, known, p.unfit), s.parts.alarms, s.log)
+	if err != nil || ctx.Err() != nil {
+		return nil, err
+	}
+	cp := *p.Checkpoint
+	requests, err := store.Requests(ctx)
+	if err != nil {
+		return nil, err
+	}
+	gone := goneFrom(cfg.Mappings)
+	cp.Tracks = slices.DeleteFunc(slices.Clone(cp.Tracks), func(t connector.Track) bool { return gone(t.Mapping) })
+	orphans := connector.Orphans(saved.Known, func(k connector.RecordKey) bool { return gone(k.Mapping) }, "its mapping is gone from the file")
+	if p.Rebased && saved.Checkpoint != nil {
+		reason := "the history has changed"
+		if p.Gap != nil {
+			reason = p.Gap.Reason
+		}
+		orphans = append(orphans, connector.Orphans(saved.Known, func(k connector.RecordKey) bool {
+			return k.Position.Commit >= p.Cut || cp.CoversRecord(k)
+		}, reason)...)
+	}
+	changed := s.carryOut(&cp, requests)
+	if p.Rebased || changed || len(orphans) > 0 || len(cp.Tracks) != len(p.Checkpoint.Tracks) {
+		if err := store.Rebase(ctx, &cp, orphans, p.Gap, p.Cut); err != nil {
+			return nil, err
+		}
+		for _, l := range orphans {
+			s.log.Warn("dead letter", "class", l.Class, "mapping", l.Mapping, "position", l.Position, "reason", l.Reason)
+		}
+	}
+	ids := make([]int64, len(requests))
+	for i, r := range requests {
+		ids[i] = r.ID
+	}
+	if err := store.Done(ctx, ids...); err != nil {
+		return nil, err
+	}
+	p.saved, err = store.Load(ctx)
+	return p, err
+}
+
+// goneFrom tells the mappings that the file does not have.
+func goneFrom(set *mapping.Set) func(name string) bool {
+	names := set.Names()
+	return func(name string) bool { return !slices.Contains(names, name) }
+}
+
+// refuseGone refuses a file that no longer has a mapping whose changes still wait. (Of other mappings that are gone, points with an intent and no
+// outcome become letters.)
+func refuseGone(cp *connector.Checkpoint, set *mapping.Set) error {
+	if cp == nil {
+		return nil
+	}
+	gone := goneFrom(set)
+	var waiting []string
+	for _, t := range cp.Tracks {
+		if gone(t.Mapping) && !(t.SetAside && t.Settled.Compare(cp.Settled) >= 0) {
+			waiting = append(waiting, fmt.Sprintf("%s since position %s", t.Mapping, t.Since))
+		}
+	}
+	if len(waiting) == 0 {
+		return nil
+	}
+	return &postgres.Refusal{Text: "a mapping that is held is gone from the file, and its changes still wait: " + strings.Join(waiting, ", "),
+		Cure: "put it back; to give its changes up as dead letters, run `tuzhan-cdc deadletters set-aside --mapping NAME`, and take it out when `tuzhan-cdc status` shows it done"}
+}
+
+// carryOut does to the checkpoint what commands have asked for, and reports whether that changed anything.
+func (s *supervisor) carryOut(cp *connector.Checkpoint, requests []state.Request) (changed bool) {
+	for _, r := range requests {
+		for i := range cp.Tracks {
+			t := &cp.Tracks[i]
+			if r.Mapping != "" && r.Mapping != t.Mapping {
+				continue
+			}
+			switch r.What {
+			case state.RequestSetAside:
+				t.SetAside, changed = true, true
+				s.log.Warn("what a held mapping can't read becomes dead letters from now on", "mapping", t.Mapping, "since", t.Since)
+			case state.RequestResume:
+				t.Held, t.Reason, changed = "", "", true
+				s.log.Info("mapping goes on", "mapping", t.Mapping, "since", t.Since)
+			}
+		}
+	}
+	return changed
+}
+
+// stream runs one pipeline until ctx ends, it fails, or there is a reason to run it anew: then next is the configuration that was read again, if
+// that is the reason.
+func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared) (next *config.Config, err error) {
+	zone, err := timeZone(cfg, p.TimeZone)
+	if err != nil {
+		return nil, err
+	}
+	client, err := newPlatform(cfg, s.log)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	parts := s.parts
+	parts.cfg = cfg
+	parts.pipeline = connector.NewPipeline(connector.PipelineOptions{
+		Mapper: cfg.Mappings.Mapper(mapping.Options{SystemID: p.Lineage.SystemID, Database: p.Lineage.Database,
+			TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != ""}),
+		Mappings: slices.Sorted(slices.Values(cfg.Mappings.Names())),
+		Store:    parts.store, Saved: p.saved, Alarms: parts.alarms, Log: s.log})
+	for name, reason := range p.unfit {
+		parts.pipeline.Hold(name, reason, connector.HoldMisfit)
+	}
+	parts.delivery = delivery.New(deliveryConfig(cfg, s.shutdown), delivery.Ports{Platform: client, Store: parts.store,
+		Settle: parts.pipeline.Settle, CountOpen: countOpen(parts.store), Alarms: parts.alarms, Log: s.log}, p.saved.OpenLetters)
+	parts.source = postgres.NewSource(p.source, p.Prepared, parts.alarms, s.log)
+	s.view.set(&parts)
+	defer s.view.set(&s.parts)
+
+	running, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		next = s.watch(running, &parts, func() { stop(errAnew) })
+	}()
+	err = parts.pipeline.Run(running, parts.source, parts.delivery)
+	anew := errors.Is(context.Cause(running), errAnew)
+	stop(nil)
+	<-watched
+	if err == nil && !anew {
+		cp := parts.pipeline.Progress().Checkpoint
+		s.log.Info("stopped", "settled", cp.Settled, "confirmed", cp.Flush)
+	}
+	return next, err
+}
+
+// watch waits for a reason to run the pipeline anew, and calls stop then. It gives the configuration, where that was read again.
+func (s *supervisor) watch(ctx context.Context, parts *connectorParts, stop func()) *config.Config {
+	tick := time.NewTicker(requestsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.reload:
+			if cfg := s.readAgain(parts.cfg); cfg != nil {
+				stop()
+				return cfg
+			}
+		case <-tick.C:
+			s.setAsideAtBudget(ctx, parts)
+			if requests, err := parts.store.Requests(ctx); err == nil && len(requests) > 0 {
+				stop()
+				return nil
+			}
+		}
+	}
+}
+
+// readAgain reads the configuration again; nil where it has errors, or changes what needs a start.
+func (s *supervisor) readAgain(running *config.Config) *config.Config {
+	cfg, err := config.Load(running.File, environment)
+	if err != nil {
+		s.refuseReload(err)
+		return nil
+	}
+	var fixed []string
+	for _, f := range []struct {
+		key  string
+		same bool
+	}{
+		{"source.slot", cfg.Source.Slot == running.Source.Slot}, {"source.publication", cfg.Source.Publication == running.Source.Publication},
+		{"state", cfg.State == running.State}, {"server", cfg.Server == running.Server}, {"log", cfg.Log == running.Log},
+	} {
+		if !f.same {
+			fixed = append(fixed, f.key)
+		}
+	}
+	if len(fixed) > 0 {
+		s.refuseReload(fmt.Errorf("%s changed, which takes effect at a start only", strings.Join(fixed, ", ")))
+		return nil
+	}
+	s.parts.alarms.Clear("config")
+	s.log.Info("configuration read again", "file", cfg.File, "mappings", len(cfg.Mappings.List()))
+	return cfg
+}
+
+func (s *supervisor) refuseReload(err error) {
+	s.parts.alarms.Raise("config", "the configuration was read again and is not taken, the former one stays in force: "+err.Error(),
+		"mend it, check it with `tuzhan-cdc check`, and reload again (kill -HUP); or start again")
+}
+
+// setAsideAtBudget keeps a held mapping from filling the CRM's disk: at source.walBudget its changes are set aside.
+func (s *supervisor) setAsideAtBudget(ctx context.Context, parts *connectorParts) {
+	slot := s.parts.watcher.last()
+	if slot == nil || !slot.Exists || slot.Retained < parts.cfg.Source.WALBudget {
+		return
+	}
+	for _, held := range parts.pipeline.HeldMappings() {
+		if held.Reason == "" || held.SetAside {
+			continue
+		}
+		s.log.Warn("source.walBudget is reached: the changes of a held mapping are set aside as dead letters", "mapping", held.Mapping, "since", held.Since)
+		if err := state.Ask(ctx, parts.cfg.State.Path, state.Request{What: state.RequestSetAside, Mapping: held.Mapping, Created: time.Now()}); err != nil {
+			s.log.Error("the changes of a held mapping can't be set aside", "mapping", held.Mapping, "error", err)
+		}
+	}
+}

@@ -299,6 +299,24 @@ func TestGoneMapping(t *testing.T) {
 	}
 }
 
+// TestReloadMends: the alarm of an endpoint that refused the set-up ends with the reload that mends it.
+func TestReloadMends(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, lineageSchema, pointMappings, platformsim.Options{})
+	r.edit("{point: /point/increase}", "{point: /wrong}")
+	r.start()
+	r.visit(1)
+	r.until(func() bool { code, why := r.get("/readyz"); return code == 503 && strings.Contains(why, "HTTP 404") })
+	r.edit("{point: /wrong}", "{point: /point/increase}")
+	r.reload()
+	r.applied(platformsim.Point, 1)
+	r.settled()
+	r.until(func() bool { code, _ := r.get("/readyz"); return code == 200 })
+	if s := r.status(); len(s.Alarms) > 0 {
+		t.Errorf("alarms %+v", s.Alarms)
+	}
+}
+
 // until waits for what only the program's answers tell.
 func (r *rig) until(ok func() bool) {
 	r.t.Helper()

@@ -232,6 +232,9 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 	anew := errors.Is(context.Cause(running), errAnew)
 	stop(nil)
 	<-watched
+	// The next pipeline finds out for itself how its endpoints fare.
+	parts.alarms.ClearAll("delivery/")
+	parts.alarms.ClearAll("state")
 	if err == nil && !anew {
 		cp := parts.pipeline.Progress().Checkpoint
 		s.log.Info("stopped", "settled", cp.Settled, "confirmed", cp.Flush)

@@ -39,6 +39,8 @@ type PreflightParams struct {
 	Slot, Publication string
 	// WALBudget is source.walBudget in bytes; 0: none.
 	WALBudget int64
+	// Known says that there is a state: whether slot and publications may be missing is CheckHistory's to say.
+	Known bool
 }
 
 // Report is what Preflight found.
@@ -210,6 +212,7 @@ func (p *preflight) publications(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	plan.known = p.params.Known
 	tables := plan.tableFindings()
 	plan.make()
 	p.findings = append(p.findings, tables...)
@@ -281,6 +284,7 @@ func (p *preflight) slotFindings() {
 	switch {
 	case !validSlotName(p.params.Slot):
 		p.add(SeverityError, subject, "source.slot may have only a to z, 0 to 9 and _ , at most 63 of them", "")
+	case !s.Exists && p.params.Known: // CheckHistory refuses it
 	case !s.Exists:
 		p.add(SeverityInfo, subject, "it is missing: run makes it, and streams what is committed from then on", "")
 	case s.Plugin != plugin:

@@ -141,6 +141,31 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	return p, nil
 }
 
+// CheckHistory compares the server's history with the saved one as Prepare does, and changes nothing: a *Refusal is what run would end with.
+func CheckHistory(ctx context.Context, cfg Config, saved *connector.Saved) error {
+	conn, err := Connect(ctx, cfg.DSN)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	repl, err := connectReplication(ctx, cfg.DSN)
+	if err != nil {
+		return err
+	}
+	defer closeConn(repl)
+	id, err := pglogrepl.IdentifySystem(ctx, repl)
+	if err != nil {
+		return err
+	}
+	slot, err := SlotState(ctx, conn, cfg.Slot)
+	if err != nil {
+		return err
+	}
+	p := &Prepared{Lineage: connector.Lineage{SystemID: id.SystemID, Timeline: id.Timeline, Database: id.DBName, Slot: cfg.Slot}}
+	_, err = p.compare(ctx, conn, repl, cfg, slot, saved, slog.New(slog.DiscardHandler))
+	return err
+}
+
 // compare refuses what must not go on, unless the operator has accepted it: then it gives the breaches.
 func (p *Prepared) compare(ctx context.Context, conn *pgx.Conn, repl *pgconn.PgConn, cfg Config, slot *Slot, saved *connector.Saved, log *slog.Logger) ([]breach, error) {
 	if saved.Checkpoint == nil {

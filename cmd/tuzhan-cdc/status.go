@@ -115,6 +115,7 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		s.Checkpoint = status.CheckpointOf(progress.Checkpoint)
 		stats := p.delivery.Stats()
 		s.Pending = status.Pending{Changes: progress.Open, Records: stats.Pending, Bytes: stats.PendingBytes}
+		s.Skipped = status.Skipped{Transactions: progress.MarkedTransactions, Changes: progress.MarkedChanges}
 		if progress.Open > 0 {
 			s.Lag.Seconds = max(0, time.Since(progress.OldestTime).Seconds())
 		}
@@ -237,6 +238,9 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 		line("checkpoint", "none yet")
 	}
 	line("pending", "%d changes, %d records, %s", s.Pending.Changes, s.Pending.Records, sizeText(int64(s.Pending.Bytes)))
+	if s.Skipped.Transactions > 0 {
+		line("skipped", "%d transactions by their marker, %d changes, since the start", s.Skipped.Transactions, s.Skipped.Changes)
+	}
 	letters := make([]string, 0, len(connector.Classes))
 	for _, class := range connector.Classes {
 		letters = append(letters, fmt.Sprintf("%s %d", class, s.DeadLetters[class]))

@@ -44,7 +44,11 @@ func (r *recorder) Resume() connector.LSN { return r.Confirmed() }
 func (r *recorder) Change(c *connector.Change) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lines = append(r.lines, fmt.Sprintf("%s %s%s%s", c.Op, c.Table.Name, show(" old", c.Old), show(" new", c.New)))
+	skip := ""
+	if c.Skip {
+		skip = "skip "
+	}
+	r.lines = append(r.lines, fmt.Sprintf("%s%s %s%s%s", skip, c.Op, c.Table.Name, show(" old", c.Old), show(" new", c.New)))
 	r.positions = append(r.positions, c.Position)
 	r.signal()
 	return nil

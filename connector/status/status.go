@@ -34,6 +34,8 @@ type Snapshot struct {
 	// Checkpoint is the one on disk; nil before the first.
 	Checkpoint *Checkpoint `json:"checkpoint"`
 	Pending    Pending     `json:"pending"`
+	// Skipped is what began with the skip marker, since the process started.
+	Skipped Skipped `json:"skipped"`
 	// DeadLetters are the open ones by class, every class named.
 	DeadLetters map[connector.Class]int `json:"deadLetters"`
 	// Held are the mappings whose changes wait.
@@ -80,6 +82,12 @@ type Pending struct {
 	Changes int `json:"changes"`
 	Records int `json:"records"`
 	Bytes   int `json:"bytes"`
+}
+
+// Skipped counts the transactions that began with the skip marker, and their changes.
+type Skipped struct {
+	Transactions uint64 `json:"transactions"`
+	Changes      uint64 `json:"changes"`
 }
 
 // Mapping is what became of one mapping's records since the process started.

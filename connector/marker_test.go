@@ -89,6 +89,21 @@ func TestSkippedWhileHeld(t *testing.T) {
 	if cp := mended.checkpoint(); len(cp.Tracks) != 0 || cp.Flush != 60 {
 		t.Errorf("%+v", cp)
 	}
+
+	// Where the skipped changes are the last ones, to pass over them is to catch up.
+	s = newSession(&Checkpoint{Flush: 5})
+	s.transaction(t, 20, "e!")
+	s.marked(t, 30, 2, "eh", "e!")
+	s.deliver()
+	mended = newSession(s.checkpoint())
+	mended.transaction(t, 20, "eh")
+	mended.marked(t, 30, 2, "eh", "e!")
+	expectText(t, "mended", mended.deliver(), "h20")
+	mended.KeepAlive(60)
+	mended.KeepAlive(60) // the first one finds that it has caught up
+	if cp := mended.checkpoint(); len(cp.Tracks) != 0 || cp.Flush != 60 {
+		t.Errorf("%+v", cp)
+	}
 }
 
 // TestHoldAskedBeforeSkipped: a request to hold a mapping waits for a change that is not skipped.

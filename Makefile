@@ -2,6 +2,8 @@
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 PACKAGES ?= ./...
+VERSIONS ?= 13 15 17 18
+ROWS ?= 5000000
 TIMEOUT ?= 9m
 FUZZTIME ?= 30s
 BENCH ?= .
@@ -11,7 +13,7 @@ ARGS ?=
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint fuzz bench demo test-image image clean
+.PHONY: help build test test-matrix race lint fuzz bench soak demo test-image image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +25,9 @@ test: ## everything that must pass, on a real PostgreSQL; installs what it needs
 	@.ci/prepare test
 	@.ci/lint
 	@CGO_ENABLED=0 .ci/gotest -timeout $(TIMEOUT) $(PACKAGES)
+
+test-matrix: ## the integration tests on each of VERSIONS ("13 15 17 18"; local: this machine's own), a line each; builds missing images
+	@.ci/matrix '$(VERSIONS)' -timeout $(TIMEOUT)
 
 race: ## the tests under the race detector (PACKAGES); needs a C compiler
 	@.ci/prepare race

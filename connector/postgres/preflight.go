@@ -294,11 +294,8 @@ func (p *preflight) slotFindings() {
 	case s.Temporary:
 		p.add(SeverityError, subject, "it is temporary and goes with the session that made it: give source.slot another name", "SELECT slot_name, temporary FROM pg_replication_slots;")
 	case s.Lost():
-		reason := "wal_status = " + s.WALStatus
-		if s.Invalidation != "" {
-			reason = s.Invalidation
-		}
-		p.add(SeverityError, subject, "it is invalidated ("+reason+"): what it had not read is gone from the server, so the changes since then are not sent. Make it anew, after seeing to what is missing", drop)
+		why, again := s.whyLost()
+		p.add(SeverityError, subject, "it is invalidated (wal_status "+s.WALStatus+"): "+why+". What it had not read is gone from the server, so the changes since then are not sent. Make it anew, after seeing to what is missing. So that it does not come again: "+again, drop)
 	default:
 		p.livingSlot(subject)
 	}

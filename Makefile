@@ -43,6 +43,10 @@ bench: ## benchmarks (BENCH, BENCHTIME, PACKAGES)
 	@.ci/prepare test
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout 60m $(PACKAGES)
 
+soak: ## the memory of the connector over a transaction of ROWS/5 and a backlog of ROWS (5000000), whatever the platform; takes its time
+	@.ci/prepare test
+	SOAK_ROWS=$(ROWS) CGO_ENABLED=0 go test -count=1 -run '^TestMemorySoak$$' -v -timeout 4h ./cmd/tuzhan-cdc
+
 demo: build ## a whole CRM, platform and connector on this machine for 20 s, with a reconciliation (ARGS="--seconds 60")
 	@.ci/prepare demo
 	bin/tuzhan-cdc demo $(ARGS)

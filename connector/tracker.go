@@ -1,6 +1,7 @@
 package connector
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,9 @@ type tracker struct {
 	partial   []RecordKey
 
 	settled *atomic.Uint64 // counts the changes that are settled; trackers share it
+
+	// How many the last checkpoint had: the next one's lists are made as long at once, since there may be many and they are made several times a second.
+	ranges, partials int
 }
 
 // openChange is a change some of whose records are not settled. It is guarded by tracker.mu.
@@ -127,6 +131,7 @@ func (t *tracker) checkpoint() *Checkpoint {
 	if t.first != nil {
 		cp.Settled, cp.CommitTime, cp.Flush = t.first.lowBefore, t.first.lowTime, t.first.markBefore
 	}
+	cp.Ranges, cp.Partial = slices.Grow(cp.Ranges, t.ranges), slices.Grow(cp.Partial, t.partials)
 	for c := t.first; c != nil; c = c.next {
 		end := t.read
 		if c.next != nil {
@@ -150,6 +155,7 @@ func (t *tracker) checkpoint() *Checkpoint {
 			cp.Partial = append(cp.Partial, k)
 		}
 	}
+	t.ranges, t.partials = len(cp.Ranges), len(cp.Partial)
 	return cp
 }
 

@@ -61,7 +61,7 @@ func parseLogicalMessage(data []byte) (m logicalMessage, err error) {
 	if !ok {
 		return m, errCut
 	}
-	b := buffer{rest}
+	b := buffer{rest: rest}
 	size, ok := b.uint32()
 	switch {
 	case !ok || uint64(size) > uint64(len(b.rest)):

@@ -183,7 +183,9 @@ func TestKillWithManyRanges(t *testing.T) {
 	r.applied(platformsim.Event, points*each+1000)
 	r.applied(platformsim.Point, points-1)
 	open() // the platform applies the one that waited, though nobody waits for the answer any more
-	r.applied(platformsim.Point, points)
+	r.platform(func(s *platformsim.Sim) bool {
+		return s.Count(platformsim.Point) >= points && s.InFlight(platformsim.Point) == 0
+	})
 	r.settled()
 	r.nothingSettledCameAgain([]death{d})
 	if customers, repeated := r.events(); customers != points*each+1000 || repeated != 0 {

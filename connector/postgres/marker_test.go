@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -201,15 +202,24 @@ func TestLateMarkerAfterReconnect(t *testing.T) {
 }
 
 // TestStreamWithoutMessages: the option is not sent where the server refuses it, and all else works.
+// check tells of it.
 func TestStreamWithoutMessages(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Server(t).Database(t)
 	db.Exec(t, `CREATE SCHEMA crm`, `CREATE TABLE crm.t(id int PRIMARY KEY)`)
 	l := startLine(t, db, true, "t")
 	db.Exec(t, `BEGIN; `+emitMarker+`; INSERT INTO crm.t VALUES (1); COMMIT`)
+	report := preflightOf(t, db.DSN(), PreflightParams{Slot: l.slot, Publication: l.slot})
+	told := slices.ContainsFunc(report.Findings, func(f Finding) bool { return f.Subject == "skip marker" && f.Severity == SeverityInfo })
 	if pgtest.Server(t).Major() < messagesSince {
 		l.expect(t, "insert t new(1)")
+		if !told {
+			t.Error("check does not say that this server sends no marker")
+		}
 	} else {
 		l.expect(t, "skip insert t new(1)")
+		if told {
+			t.Error("check says that this server sends no marker")
+		}
 	}
 }

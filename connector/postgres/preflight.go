@@ -144,6 +144,10 @@ func (p *preflight) version() {
 	default:
 		p.add(SeverityOK, "server", v, "")
 	}
+	if p.server.Version/10000 < messagesSince {
+		p.add(SeverityInfo, "skip marker", fmt.Sprintf("PostgreSQL %d does not send it: a transaction that begins with pg_logical_emit_message(true, 'tuzhan_cdc', 'skip') is sent like any other; that takes PostgreSQL %d or newer",
+			p.server.Version/10000, messagesSince), "")
+	}
 }
 
 func (p *preflight) walLevel() {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -162,20 +163,18 @@ func TestKillWithManyRanges(t *testing.T) {
 		INSERT INTO crm.p VALUES (i, '13000000000'); INSERT INTO crm.e SELECT generate_series(i * %d, i * %d + %d - 1); COMMIT;
 	END LOOP; END $$`, points, each, each, each))
 	r.applied(platformsim.Event, points*each)
-	before := r.sim.LedgerSince(0, platformsim.Event)
+	var before []connector.Position
+	for _, a := range r.sim.LedgerSince(0, platformsim.Event) {
+		before = append(before, positionOf(t, a))
+	}
 	r.checkpoint(func(cp *connector.Checkpoint) bool {
-		for _, a := range before {
-			if !cp.Covers(positionOf(t, a)) {
-				return false
-			}
-		}
-		return true
+		return !slices.ContainsFunc(before, func(p connector.Position) bool { return !cp.Covers(p) })
 	})
 	if r.sim.Hits(blocked) != 1 || r.sim.Count(platformsim.Point) != 0 {
 		t.Fatal("the first point does not wait")
 	}
 	d := r.killed()
-	if len(d.checkpoint.Ranges) != points || d.checkpoint.Settled.Compare(positionOf(t, before[0])) >= 0 {
+	if len(d.checkpoint.Ranges) != points || d.checkpoint.Settled.Compare(before[0]) >= 0 {
 		t.Errorf("%d ranges beyond %s, want %d", len(d.checkpoint.Ranges), d.checkpoint.Settled, points)
 	}
 	r.start()

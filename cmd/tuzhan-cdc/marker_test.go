@@ -114,9 +114,9 @@ func TestSkipMarkerKilled(t *testing.T) {
 	r.db.Exec(t, `INSERT INTO crm.member_groups VALUES ('1', '`+blocked+`')`, fmt.Sprintf(`BEGIN; `+emitMarker+`;
 		INSERT INTO crm.member_groups SELECT i::text, 'import' FROM generate_series(10, %d) i; COMMIT`, 10+n-1))
 	// A checkpoint that has a part of it, while the record before it still waits.
-	cp := r.checkpoint(func(cp *connector.Checkpoint) bool { return len(cp.Ranges) > 0 })
+	r.checkpoint(func(cp *connector.Checkpoint) bool { return len(cp.Ranges) > 0 })
 	r.proc.kill()
-	if cp = r.checkpoint(func(*connector.Checkpoint) bool { return true }); cp.Ranges[0].To.Index >= n-1 {
+	if cp := r.checkpoint(func(*connector.Checkpoint) bool { return true }); cp.Ranges[0].To.Index >= n-1 {
 		t.Fatal("the kill came too late to show anything")
 	}
 	r.sim.ClearFaults(id)

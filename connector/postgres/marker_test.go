@@ -132,7 +132,8 @@ func TestSkipMarker(t *testing.T) {
 		`BEGIN; SAVEPOINT a; `+emitMarker+`; RELEASE a; INSERT INTO crm.t VALUES (9`+large+`); COMMIT`,
 		// Rows that were taken back before it do not count.
 		`BEGIN; SAVEPOINT a; INSERT INTO crm.t VALUES (10); ROLLBACK TO a; `+emitMarker+`; INSERT INTO crm.t VALUES (11); COMMIT`,
-		`BEGIN; `+emitMarker+`; SAVEPOINT a; INSERT INTO crm.t VALUES (12); SAVEPOINT b; INSERT INTO crm.t VALUES (13); ROLLBACK TO b; RELEASE a; INSERT INTO crm.t VALUES (14); COMMIT`,
+		`BEGIN; `+emitMarker+`; SAVEPOINT a; INSERT INTO crm.t VALUES (12); SAVEPOINT b; INSERT INTO crm.t VALUES (13); ROLLBACK TO b;
+			RELEASE a; INSERT INTO crm.t VALUES (14); COMMIT`,
 		`BEGIN; `+emitOther+`; `+emitMarker+`; TRUNCATE crm.other; INSERT INTO crm.t VALUES (15); `+emitMarker+`; COMMIT`,
 		// None of these is marked.
 		`BEGIN; `+emitOther+`; INSERT INTO crm.t VALUES (20); COMMIT`,

@@ -65,10 +65,18 @@ func (t *tracker) skip(p Position, at time.Time) bool {
 		t.inherited = t.inherited[1:]
 	}
 	if len(t.inherited) > 0 && p.Compare(t.inherited[0].From) >= 0 {
-		t.read, t.readTime = p, at
+		t.pass(p, at)
 		return true
 	}
 	return false
+}
+
+// pass notes that p was read. What an earlier run has settled of changes up to it is of no more use.
+func (t *tracker) pass(p Position, at time.Time) {
+	t.read, t.readTime = p, at
+	for len(t.partial) > 0 && t.partial[0].Position.Compare(p) <= 0 {
+		t.partial = t.partial[1:]
+	}
 }
 
 // add notes a change that was read and of which `waiting` records are to be settled; with none it is settled at once and nil comes back.
@@ -76,7 +84,7 @@ func (t *tracker) add(p Position, at time.Time, waiting int, done []RecordKey) *
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	low, lowTime := t.read, t.readTime
-	t.read, t.readTime = p, at
+	t.pass(p, at)
 	if waiting == 0 {
 		t.settled.Add(1)
 		return nil

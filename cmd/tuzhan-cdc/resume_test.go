@@ -83,8 +83,8 @@ func (r *rig) nothingSettledCameAgain(deaths []death) {
 	}
 }
 
-// events gives how many customers got an event, and how many events came again.
-func (r *rig) events() (customers, repeated int) {
+// eventCounts gives how many customers got an event, and how many events came again.
+func (r *rig) eventCounts() (customers, repeated int) {
 	uuids, ids := map[string]bool{}, map[string]bool{}
 	for _, a := range r.sim.LedgerSince(0, platformsim.Event) {
 		if uuids[a.UUID] {
@@ -133,7 +133,7 @@ func TestKillInHugeTransaction(t *testing.T) {
 	}
 	r.settled()
 	r.nothingSettledCameAgain(deaths)
-	customers, repeated := r.events()
+	customers, repeated := r.eventCounts()
 	if customers != n+2000 {
 		t.Errorf("%d customers, want %d", customers, n+2000)
 	}
@@ -187,7 +187,7 @@ func TestKillWithManyRanges(t *testing.T) {
 	})
 	r.settled()
 	r.nothingSettledCameAgain([]death{d})
-	if customers, repeated := r.events(); customers != points*each+1000 || repeated != 0 {
+	if customers, repeated := r.eventCounts(); customers != points*each+1000 || repeated != 0 {
 		t.Errorf("%d customers, %d events came again", customers, repeated)
 	}
 	given := map[string]int{}

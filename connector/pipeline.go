@@ -181,6 +181,7 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 		case t == nil:
 			p.hold(misfit.Mapping, c, HoldMisfit, misfit.Reason)
 		case t.SetAside:
+			misfit.Uncounted = true
 			p.out.Letters = append(p.out.Letters, misfit)
 		default:
 			p.holdAgain(t, c, HoldMisfit, misfit.Reason)

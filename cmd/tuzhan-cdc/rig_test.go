@@ -215,9 +215,9 @@ func (r *rig) start() {
 	r.proc.until("msg=streaming")
 }
 
-func (r *rig) launch() {
+func (r *rig) launch(args ...string) {
 	r.t.Helper()
-	p := &process{t: r.t, cmd: r.command("run"), log: &logBuffer{changed: make(chan struct{})}, done: make(chan struct{})}
+	p := &process{t: r.t, cmd: r.command(append([]string{"run"}, args...)...), log: &logBuffer{changed: make(chan struct{})}, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	if err := p.cmd.Start(); err != nil {
 		r.t.Fatal(err)

@@ -140,17 +140,6 @@ func deliveryConfig(cfg *config.Config, shutdown time.Duration) delivery.Config 
 		MaxDeadLetters: d.MaxDeadLetters, ShutdownTimeout: shutdown}
 }
 
-// countOpen counts the open dead letters of all classes.
-func countOpen(store *state.SQLite) func(context.Context) (int, error) {
-	return func(ctx context.Context) (n int, err error) {
-		counts, err := store.CountOpen(ctx)
-		for _, c := range counts {
-			n += c
-		}
-		return n, err
-	}
-}
-
 // timeZone is the zone of timestamps without one: the file's, else the database's.
 func timeZone(cfg *config.Config, database string) (*time.Location, error) {
 	if cfg.Source.TimeZone != nil {

@@ -91,7 +91,7 @@ func (v *view) set(p *connectorParts) {
 // snapshot gathers what all parts say now.
 func (v *view) snapshot(ctx context.Context) status.Snapshot {
 	p := v.parts.Load()
-	s := status.Snapshot{State: status.Starting, Version: version, Since: p.started, Held: []string{}, Alarms: p.alarms.List(), LastErr: p.alarms.LastError(),
+	s := status.Snapshot{State: status.Starting, Version: version, Since: p.started, Held: []string{}, HeldMappings: []connector.HeldMapping{}, Gaps: []connector.Gap{}, Alarms: p.alarms.List(), LastErr: p.alarms.LastError(),
 		DeadLetters: map[connector.Class]int{}, Mappings: []status.Mapping{}}
 	for _, class := range connector.Classes {
 		s.DeadLetters[class] = 0
@@ -108,6 +108,9 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 				s.DeadLetters[class] = n
 			}
 		}
+		if gaps, err := p.reader.Gaps(ctx); err == nil {
+			s.Gaps = gaps
+		}
 	}
 	switch {
 	case p.pipeline != nil:
@@ -120,6 +123,7 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 			s.Lag.Seconds = max(0, time.Since(progress.OldestTime).Seconds())
 		}
 		s.State = sourceState(p.source.Status().State)
+		s.HeldMappings = p.pipeline.HeldMappings()
 		for _, m := range p.cfg.Mappings.List() {
 			count := stats.Mappings[m.Name]
 			s.Mappings = append(s.Mappings, status.Mapping{Name: m.Name, Table: m.Table, Kind: m.Kind.String(),
@@ -128,9 +132,26 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 	case p.reader != nil:
 		if cp, err := p.reader.Checkpoint(ctx); err == nil {
 			s.Checkpoint = status.CheckpointOf(cp)
+			s.HeldMappings = heldOf(cp)
+		}
+	}
+	for _, h := range s.HeldMappings {
+		if h.Reason != "" {
+			s.Held = append(s.Held, h.Mapping)
 		}
 	}
 	return s
+}
+
+// heldOf tells of the held mappings of a checkpoint.
+func heldOf(cp *connector.Checkpoint) []connector.HeldMapping {
+	list := []connector.HeldMapping{}
+	if cp != nil {
+		for i := range cp.Tracks {
+			list = append(list, cp.Tracks[i].HeldMapping())
+		}
+	}
+	return list
 }
 
 func sourceState(state string) string {
@@ -246,6 +267,21 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 		letters = append(letters, fmt.Sprintf("%s %d", class, s.DeadLetters[class]))
 	}
 	line("dead letters", "%s", strings.Join(letters, ", "))
+	for _, h := range s.HeldMappings {
+		switch {
+		case h.Reason == "":
+			line("working off", "%s, since %s", h.Mapping, h.Since)
+		case h.Since.IsZero():
+			line("HELD", "%s, from its next change on: %s", h.Mapping, h.Reason)
+		case h.SetAside:
+			line("SET ASIDE", "%s, since %s (committed %s): %s", h.Mapping, h.Since, h.SinceTime.Local().Format(time.DateTime), h.Reason)
+		default:
+			line("HELD", "%s, since %s (committed %s): %s", h.Mapping, h.Since, h.SinceTime.Local().Format(time.DateTime), h.Reason)
+		}
+	}
+	for _, g := range s.Gaps {
+		line("GAP", "%s", gapText(g))
+	}
 	for _, m := range s.Mappings {
 		line("mapping", "%s (%s, %s): %d delivered since the start", m.Name, m.Table, m.Kind, m.Delivered)
 	}
@@ -257,4 +293,16 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 		line("", "cure: %s", a.Cure)
 	}
 	return t.Flush()
+}
+
+// gapText tells of a gap in one line.
+func gapText(g connector.Gap) string {
+	what, to := "all mapped tables", "an unknown end"
+	if g.Table != "" {
+		what = "table " + g.Table
+	}
+	if g.To != 0 {
+		to = g.To.String()
+	}
+	return fmt.Sprintf("%s, from %s to %s, recorded %s: %s", what, g.From, to, g.At.Local().Format(time.DateTime), strings.Join(strings.Fields(g.Reason), " "))
 }

@@ -38,8 +38,12 @@ type Snapshot struct {
 	Skipped Skipped `json:"skipped"`
 	// DeadLetters are the open ones by class, every class named.
 	DeadLetters map[connector.Class]int `json:"deadLetters"`
-	// Held are the mappings whose changes wait.
-	Held     []string             `json:"held"`
+	// Held are the mappings that stand still; HeldMappings tells of them and of those that work off what came meanwhile.
+	Held         []string                `json:"held"`
+	HeldMappings []connector.HeldMapping `json:"heldMappings"`
+	// Gaps are the stretches of the WAL that were recorded as not seen, for good.
+	Gaps []connector.Gap `json:"gaps"`
+
 	Mappings []Mapping            `json:"mappings"`
 	Alarms   []connector.Alarm    `json:"alarms"`
 	LastErr  *connector.LastError `json:"lastError"`

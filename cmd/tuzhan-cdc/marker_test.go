@@ -134,3 +134,17 @@ func TestSkipMarkerKilled(t *testing.T) {
 		t.Errorf("%+v", s.Skipped)
 	}
 }
+
+// TestStatusShowsSkipped: the text has it where there is something to say.
+func TestStatusShowsSkipped(t *testing.T) {
+	t.Parallel()
+	for changes, want := range map[uint64]bool{0: false, 1003: true} {
+		var out strings.Builder
+		if err := printStatus(&out, &status.Snapshot{Skipped: status.Skipped{Transactions: min(changes, 2), Changes: changes}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(out.String(), "2 transactions by their marker, 1003 changes"); got != want {
+			t.Errorf("%d changes:\n%s", changes, &out)
+		}
+	}
+}

@@ -118,12 +118,12 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		s.Checkpoint = status.CheckpointOf(progress.Checkpoint)
 		stats := p.delivery.Stats()
 		s.Pending = status.Pending{Changes: progress.Open, Records: stats.Pending, Bytes: stats.PendingBytes}
-		s.Skipped = status.Skipped{Transactions: progress.MarkedTransactions, Changes: progress.MarkedChanges}
 		if progress.Open > 0 {
 			s.Lag.Seconds = max(0, time.Since(progress.OldestTime).Seconds())
 		}
 		s.State = sourceState(p.source.Status().State)
 		s.HeldMappings = p.pipeline.HeldMappings()
+		s.Skipped = status.Skipped{Transactions: progress.MarkedTransactions, Changes: progress.MarkedChanges}
 		for _, m := range p.cfg.Mappings.List() {
 			count := stats.Mappings[m.Name]
 			s.Mappings = append(s.Mappings, status.Mapping{Name: m.Name, Table: m.Table, Kind: m.Kind.String(),
@@ -259,9 +259,6 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 		line("checkpoint", "none yet")
 	}
 	line("pending", "%d changes, %d records, %s", s.Pending.Changes, s.Pending.Records, sizeText(int64(s.Pending.Bytes)))
-	if s.Skipped.Transactions > 0 {
-		line("skipped", "%d transactions by their marker, %d changes, since the start", s.Skipped.Transactions, s.Skipped.Changes)
-	}
 	letters := make([]string, 0, len(connector.Classes))
 	for _, class := range connector.Classes {
 		letters = append(letters, fmt.Sprintf("%s %d", class, s.DeadLetters[class]))
@@ -284,6 +281,9 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 	}
 	for _, m := range s.Mappings {
 		line("mapping", "%s (%s, %s): %d delivered since the start", m.Name, m.Table, m.Kind, m.Delivered)
+	}
+	if s.Skipped.Transactions > 0 {
+		line("skipped", "%d transactions by their marker, %d changes, since the start", s.Skipped.Transactions, s.Skipped.Changes)
 	}
 	if s.LastErr != nil {
 		line("last error", "%s: %s", s.LastErr.At.Local().Format(time.DateTime), s.LastErr.Text)

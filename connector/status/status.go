@@ -34,8 +34,6 @@ type Snapshot struct {
 	// Checkpoint is the one on disk; nil before the first.
 	Checkpoint *Checkpoint `json:"checkpoint"`
 	Pending    Pending     `json:"pending"`
-	// Skipped is what began with the skip marker, since the process started.
-	Skipped Skipped `json:"skipped"`
 	// DeadLetters are the open ones by class, every class named.
 	DeadLetters map[connector.Class]int `json:"deadLetters"`
 	// Held are the mappings that stand still; HeldMappings tells of them and of those that work off what came meanwhile.
@@ -44,9 +42,11 @@ type Snapshot struct {
 	// Gaps are the stretches of the WAL that were recorded as not seen, for good.
 	Gaps []connector.Gap `json:"gaps"`
 
-	Mappings []Mapping            `json:"mappings"`
-	Alarms   []connector.Alarm    `json:"alarms"`
-	LastErr  *connector.LastError `json:"lastError"`
+	Mappings []Mapping `json:"mappings"`
+	// Skipped is what began with the skip marker, since the process started.
+	Skipped Skipped              `json:"skipped"`
+	Alarms  []connector.Alarm    `json:"alarms"`
+	LastErr *connector.LastError `json:"lastError"`
 }
 
 // Slot is the replication slot as the server sees it.

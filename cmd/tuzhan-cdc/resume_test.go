@@ -131,6 +131,7 @@ func TestKillInHugeTransaction(t *testing.T) {
 		}
 		r.start()
 	}
+	r.applied(platformsim.Event, n+2000) // and what comes again, which is little
 	r.settled()
 	r.nothingSettledCameAgain(deaths)
 	customers, repeated := r.eventCounts()

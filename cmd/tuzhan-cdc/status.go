@@ -123,6 +123,7 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		}
 		s.State = sourceState(p.source.Status().State)
 		s.HeldMappings = p.pipeline.HeldMappings()
+		s.Skipped = status.Skipped{Transactions: progress.MarkedTransactions, Changes: progress.MarkedChanges}
 		for _, m := range p.cfg.Mappings.List() {
 			count := stats.Mappings[m.Name]
 			s.Mappings = append(s.Mappings, status.Mapping{Name: m.Name, Table: m.Table, Kind: m.Kind.String(),
@@ -280,6 +281,9 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 	}
 	for _, m := range s.Mappings {
 		line("mapping", "%s (%s, %s): %d delivered since the start", m.Name, m.Table, m.Kind, m.Delivered)
+	}
+	if s.Skipped.Transactions > 0 {
+		line("skipped", "%d transactions by their marker, %d changes, since the start", s.Skipped.Transactions, s.Skipped.Changes)
 	}
 	if s.LastErr != nil {
 		line("last error", "%s: %s", s.LastErr.At.Local().Format(time.DateTime), s.LastErr.Text)

@@ -146,6 +146,10 @@ func (p *preflight) version() {
 	default:
 		p.add(SeverityOK, "server", v, "")
 	}
+	if p.server.Version/10000 < messagesSince {
+		p.add(SeverityInfo, "skip marker", fmt.Sprintf("PostgreSQL %d does not send it: a transaction that begins with pg_logical_emit_message(true, 'tuzhan_cdc', 'skip') is sent like any other; that takes PostgreSQL %d or newer",
+			p.server.Version/10000, messagesSince), "")
+	}
 }
 
 func (p *preflight) walLevel() {
@@ -298,11 +302,8 @@ func (p *preflight) slotFindings() {
 	case s.Temporary:
 		p.add(SeverityError, subject, "it is temporary and goes with the session that made it: give source.slot another name", "SELECT slot_name, temporary FROM pg_replication_slots;")
 	case s.Lost():
-		reason := "wal_status = " + s.WALStatus
-		if s.Invalidation != "" {
-			reason = s.Invalidation
-		}
-		p.add(SeverityError, subject, "it is invalidated ("+reason+"): what it had not read is gone from the server, so the changes since then are not sent. Make it anew, after seeing to what is missing", drop)
+		why, again := s.whyLost()
+		p.add(SeverityError, subject, "it is invalidated (wal_status "+s.WALStatus+"): "+why+". What it had not read is gone from the server, so the changes since then are not sent. Make it anew, after seeing to what is missing. So that it does not come again: "+again, drop)
 	default:
 		p.livingSlot(subject)
 	}

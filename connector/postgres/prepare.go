@@ -209,8 +209,9 @@ func (p *Prepared) takeOver(cfg Config, slot *Slot, log *slog.Logger) error {
 	switch {
 	case !slot.Exists:
 	case slot.Lost():
-		return &Refusal{fmt.Sprintf("the slot %q is invalidated (wal_status %s), and there is no state", slot.Name, slot.WALStatus),
-			"raise max_slot_wal_keep_size; then: SELECT pg_drop_replication_slot(" + literal(slot.Name) + "); and start again"}
+		why, cure := slot.whyLost()
+		return &Refusal{fmt.Sprintf("the slot %q is invalidated (wal_status %s): %s; and there is no state", slot.Name, slot.WALStatus, why),
+			"SELECT pg_drop_replication_slot(" + literal(slot.Name) + "); -- and start again. So that it does not come again: " + cure}
 	case cfg.Points:
 		which := id("new-state", p.Lineage.SystemID, p.Lineage.Database, slot.Name, slot.ConfirmedFlush.String())
 		if cfg.NewState != which {

@@ -44,6 +44,19 @@ type Slot struct {
 // Lost reports whether the slot can't be read any more.
 func (s *Slot) Lost() bool { return s.Exists && (s.WALStatus == "lost" || s.Invalidation != "") }
 
+// whyLost says in words why the slot is lost, and gives the SQL that keeps the next one from being lost too.
+func (s *Slot) whyLost() (why, cure string) {
+	switch s.Invalidation {
+	case "idle_timeout": // 18 or newer
+		return "nobody read from it for longer than idle_replication_slot_timeout", "ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf();"
+	case "wal_level_insufficient":
+		return "wal_level was below logical meanwhile", "ALTER SYSTEM SET wal_level = 'logical'; -- then restart PostgreSQL"
+	case "rows_removed", "conflicting": // on a standby
+		return "the primary removed rows that it needed", "ALTER SYSTEM SET hot_standby_feedback = on; SELECT pg_reload_conf(); -- on this standby"
+	}
+	return "the server removed WAL that was not read", "ALTER SYSTEM SET max_slot_wal_keep_size = '20GB'; SELECT pg_reload_conf(); -- well above source.walBudget, below the free disk"
+}
+
 // SlotState asks for the state of a slot. One that does not exist is no error, and comes back with Exists false.
 func SlotState(ctx context.Context, conn *pgx.Conn, name string) (*Slot, error) {
 	s := &Slot{Name: name}

@@ -43,6 +43,8 @@ type Source struct {
 	log     *slog.Logger
 
 	rel *relations
+	// lateMarker is the newest transaction of which a marker that came too late was told; the stream's goroutine only.
+	lateMarker connector.LSN
 
 	state      atomic.Pointer[string]
 	walEnd     atomic.Uint64
@@ -147,14 +149,14 @@ func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()
 	if err := checkSlotPosition(ctx, s.cfg.DSN, s.cfg.Slot, start); err != nil {
 		return err
 	}
-	err = pglogrepl.StartReplication(ctx, conn, quoteIdent(s.cfg.Slot), pglogrepl.LSN(start), pglogrepl.StartReplicationOptions{
-		PluginArgs: []string{"proto_version '1'", "publication_names " + literal(publicationList(s.names))}})
+	args, messages := pluginArgs(s.names, conn.ParameterStatus("server_version"))
+	err = pglogrepl.StartReplication(ctx, conn, quoteIdent(s.cfg.Slot), pglogrepl.LSN(start), pglogrepl.StartReplicationOptions{PluginArgs: args})
 	if err != nil {
 		return err
 	}
 	s.log.Info("streaming", "slot", s.cfg.Slot, "from", start, "publications", strings.Join(s.names, ", "))
 	streaming()
-	st := &stream{conn: conn, sink: sink, src: s, rel: s.rel, told: 0}
+	st := &stream{conn: conn, sink: sink, src: s, rel: s.rel, told: 0, messages: messages}
 	return st.run(ctx)
 }
 

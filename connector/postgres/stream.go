@@ -44,6 +44,10 @@ type stream struct {
 	row    row
 	change connector.Change
 
+	messages bool      // the server sends logical messages
+	skip     bool      // the transaction began with the skip marker
+	first    firstRows // held back until it is known whether a marker belongs before them
+
 	inTx    bool
 	commit  connector.LSN
 	at      time.Time
@@ -197,7 +201,7 @@ func (s *stream) message(ctx context.Context, msg pgproto3.BackendMessage) error
 			if len(m.Data) <= header {
 				return errCut
 			}
-			return s.decode(ctx, m.Data[header:])
+			return s.decode(ctx, connector.LSN(binary.BigEndian.Uint64(m.Data[1:])), m.Data[header:])
 		case pglogrepl.PrimaryKeepaliveMessageByteID:
 			return s.keepAlive(m.Data)
 		}
@@ -227,19 +231,24 @@ func (s *stream) keepAlive(data []byte) error {
 	return nil
 }
 
-// decode acts on one message of pgoutput. What can't be read stops the stream: nothing is skipped.
-func (s *stream) decode(ctx context.Context, data []byte) error {
+// decode acts on one message of pgoutput, whose WAL record starts at start. What can't be read stops the stream: nothing is skipped.
+func (s *stream) decode(ctx context.Context, start connector.LSN, data []byte) error {
 	switch data[0] {
 	case 'I', 'U', 'D':
-		return s.rowMessage(data)
+		return s.takeRow(start, data)
+	case 'M':
+		return s.logicalMessage(data)
 	case 'B', 'C', 'R', 'T':
+		if err := s.releaseFirst(); err != nil {
+			return err
+		}
 		m, err := parse(data)
 		if err != nil {
 			return fmt.Errorf("message %q of pgoutput after position %s:%d: %w", data[0], s.commit, s.index, err)
 		}
 		return s.rare(ctx, m)
-	case 'Y', 'O', 'M':
-		return nil // type, origin, logical message: no row changes
+	case 'Y', 'O':
+		return nil // type, origin: no row changes
 	}
 	return fmt.Errorf("unknown message %q of pgoutput after position %s:%d: this version speaks protocol 1", data[0], s.commit, s.index)
 }
@@ -265,7 +274,7 @@ func (s *stream) rare(ctx context.Context, m pglogrepl.Message) error {
 		if s.inTx {
 			return fmt.Errorf("a transaction begins inside another at %s", s.commit)
 		}
-		s.inTx, s.commit, s.at, s.index = true, connector.LSN(m.FinalLSN), m.CommitTime.UTC(), 0
+		s.inTx, s.commit, s.at, s.index, s.skip = true, connector.LSN(m.FinalLSN), m.CommitTime.UTC(), 0, false
 	case *pglogrepl.CommitMessage:
 		if !s.inTx || connector.LSN(m.CommitLSN) != s.commit {
 			return fmt.Errorf("a transaction that began with commit LSN %s ends with %s", s.commit, connector.LSN(m.CommitLSN))
@@ -312,7 +321,7 @@ func (s *stream) rowMessage(data []byte) error {
 	if err := s.row.fill(t); err != nil {
 		return fmt.Errorf("position %s: %w", position, err)
 	}
-	s.change = connector.Change{Position: position, CommitTime: s.at, Op: s.row.op, Table: t}
+	s.change = connector.Change{Position: position, CommitTime: s.at, Op: s.row.op, Table: t, Skip: s.skip}
 	if s.row.op != connector.Delete {
 		s.change.New = s.row.new
 	}

@@ -42,9 +42,11 @@ type Snapshot struct {
 	// Gaps are the stretches of the WAL that were recorded as not seen, for good.
 	Gaps []connector.Gap `json:"gaps"`
 
-	Mappings []Mapping            `json:"mappings"`
-	Alarms   []connector.Alarm    `json:"alarms"`
-	LastErr  *connector.LastError `json:"lastError"`
+	Mappings []Mapping `json:"mappings"`
+	// Skipped is what began with the skip marker, since the process started.
+	Skipped Skipped              `json:"skipped"`
+	Alarms  []connector.Alarm    `json:"alarms"`
+	LastErr *connector.LastError `json:"lastError"`
 }
 
 // Slot is the replication slot as the server sees it.
@@ -84,6 +86,12 @@ type Pending struct {
 	Changes int `json:"changes"`
 	Records int `json:"records"`
 	Bytes   int `json:"bytes"`
+}
+
+// Skipped counts the transactions that began with the skip marker, and their changes.
+type Skipped struct {
+	Transactions uint64 `json:"transactions"`
+	Changes      uint64 `json:"changes"`
 }
 
 // Mapping is what became of one mapping's records since the process started.

@@ -73,7 +73,8 @@ func checkDatabase(ctx context.Context, cfg *config.Config) []postgres.Finding {
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	report, err := postgres.Preflight(ctx, conn, postgres.PreflightParams{Uses: uses(cfg.Mappings), Slot: cfg.Source.Slot,
-		Publication: cfg.Source.Publication, WALBudget: cfg.Source.WALBudget})
+		Publication: cfg.Source.Publication, WALBudget: cfg.Source.WALBudget,
+		Heartbeat: cfg.Source.Heartbeat > 0, Failover: cfg.Source.Failover})
 	if err != nil {
 		return []postgres.Finding{failure("database", err)}
 	}

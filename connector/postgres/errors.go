@@ -33,6 +33,9 @@ const (
 	stateInUse              = "55006"
 	stateLockNotAvailable   = "55P03"
 	stateCanceled           = "57014"
+	stateAdminShutdown      = "57P01"
+	stateCrashShutdown      = "57P02"
+	stateCannotConnectNow   = "57P03"
 	stateDatabaseDropped    = "57P04"
 	stateIOError            = "58030"
 	stateUndefinedFile      = "58P01"
@@ -153,7 +156,7 @@ func hasState(err error, state string) bool {
 func wrongPassword(err error) bool { return hasState(err, stateInvalidPassword) }
 
 // slotInUse reports whether another process holds the slot.
-func slotInUse(err error) bool { return hasState(err, stateInUse) }
+func slotInUse(err error) bool { return hasState(err, stateInUse) || errors.Is(err, errHeld) }
 
 // Explain gives err in words for a DBA, with the cure where there is one: errors.As finds a *Refusal in what it returns, and err itself.
 // The text holds no password and no row value. An error that was explained before, and nil, come back as they are.

@@ -39,6 +39,8 @@ type PreflightParams struct {
 	Slot, Publication string
 	// WALBudget is source.walBudget in bytes; 0: none.
 	WALBudget int64
+	// Heartbeat and Failover: source.heartbeat and source.failover are on.
+	Heartbeat, Failover bool
 }
 
 // Report is what Preflight found.
@@ -88,7 +90,11 @@ func Preflight(ctx context.Context, conn *pgx.Conn, params PreflightParams) (Rep
 			return Report{}, err
 		}
 	}
+	p.findings = append(p.findings, optionFindings(server, p.slot, params.Heartbeat, params.Failover)...)
 	p.keeping()
+	if err := p.outage(ctx); err != nil {
+		return Report{}, err
+	}
 	return Report{Server: server, Findings: p.findings}, nil
 }
 

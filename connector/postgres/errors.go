@@ -248,8 +248,8 @@ func curesOf(pg *pgconn.PgError, who account) (why, cure string) {
 	case stateInvalidPassword:
 		return "user or password in source.dsn is wrong", "ALTER ROLE " + who.user + " PASSWORD '...'; -- or mend source.dsn"
 	case stateInvalidAuth:
-		return "the role does not exist, may not log in, or pg_hba.conf has no line for it (logical replication needs one for the database itself)",
-			"add to pg_hba.conf a line such as: host  DATABASE  ROLE  ADDRESS/32  scram-sha-256; then SELECT pg_reload_conf();"
+		return "the role does not exist, may not log in, or pg_hba.conf has no line that fits it (logical replication needs one for the database itself); lines that begin with hostssl want TLS, those with clientcert a client certificate",
+			"ALTER ROLE " + who.user + " LOGIN; -- or add to pg_hba.conf a line such as: host  DATABASE  ROLE  ADDRESS/32  scram-sha-256; then SELECT pg_reload_conf(); or for TLS sslmode=require, and sslcert and sslkey, in source.dsn"
 	case stateNoDatabase, stateDatabaseDropped:
 		return "there is no such database", "check the database in source.dsn; SELECT datname FROM pg_database;"
 	case stateNoRight:

@@ -267,7 +267,7 @@ func (s *stream) message(ctx context.Context, msg pgproto3.BackendMessage) error
 }
 
 // errEnded says that the server ended the stream in good order: it is shutting down.
-var errEnded = errors.New("the server ended the stream")
+var errEnded = errors.New("the server is shutting down, and ended the stream in good order")
 
 func (s *stream) keepAlive(data []byte) error {
 	const size = 1 + 8 + 8 + 1 // type, WAL end, time, reply wanted

@@ -3,12 +3,14 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/throwaway"
 )
@@ -289,4 +291,52 @@ func TestHeartbeat(t *testing.T) {
 	if err := l.stop(); err != nil || len(l.lines) > 0 {
 		t.Errorf("%v, %q", err, l.lines)
 	}
+}
+
+// TestOwnBackendIsEnded: a walsender of our own that did not notice that its peer gave up holds the slot; the next connection ends it. (Another
+// process's is waited for: TestStandbyWaits.)
+func TestOwnBackendIsEnded(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Server(t).Database(t)
+	db.Exec(t, `CREATE SCHEMA crm`, `CREATE TABLE crm.t(id int PRIMARY KEY)`)
+	cfg := config(db, db.SlotName(), "t")
+	p := prepareFor(t, cfg, nil)
+	repl, err := connectReplication(t.Context(), db.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeConn(repl)
+	startReading(t, repl, cfg.Slot)
+	logger := slog.New(slog.DiscardHandler)
+	src := NewSource(cfg, p, connector.NewAlarms(logger), logger)
+	if src.last, err = loadBackend(t.Context(), plain(t, db.DSN()), repl.PID()); err != nil || src.last.pid == 0 {
+		t.Fatalf("%+v, %v", src.last, err)
+	}
+	l := runSource(t, db, src, cfg, newRecorder(p.Checkpoint.Flush, true))
+	db.Exec(t, `INSERT INTO crm.t VALUES (1)`)
+	l.until(t, "the change", func() bool { return len(l.lines) == 1 })
+}
+
+// TestStandbyWaits: a slot that another process holds is waited for, and taken over when it is free.
+func TestStandbyWaits(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Server(t).Database(t)
+	db.Exec(t, `CREATE SCHEMA crm`, `CREATE TABLE crm.t(id int PRIMARY KEY)`)
+	cfg := config(db, db.SlotName(), "t")
+	p := prepareFor(t, cfg, nil)
+	repl, err := connectReplication(t.Context(), db.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	startReading(t, repl, cfg.Slot)
+	log := newLogLines()
+	l := runLogged(t, db, cfg, p, newRecorder(p.Checkpoint.Flush, true), usualTiming, log)
+	log.until(t, 1, "msg=alarm", "about=source", "another process holds the slot")
+	l.reconnected(t, 3)
+	if got := l.src.Status().State; got != "waiting" && got != "connecting" {
+		t.Errorf("state %s", got)
+	}
+	db.Exec(t, `INSERT INTO crm.t VALUES (1)`)
+	closeConn(repl)
+	l.until(t, "the change", func() bool { return len(l.lines) == 1 })
 }

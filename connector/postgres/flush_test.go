@@ -66,7 +66,9 @@ func TestResumeAtEveryBoundary(t *testing.T) {
 		p := prepareFor(t, cfg, &connector.Checkpoint{Lineage: l.src.lineage, Flush: end})
 		again := runLine(t, db, cfg, p, newRecorder(end, false))
 		db.Exec(t, fmt.Sprintf(`INSERT INTO crm.t VALUES (%d)`, n+i)) // so that its coming ends the wait
-		again.until(t, "the rest", func() bool { return len(again.lines) > 0 && again.lines[len(again.lines)-1] == fmt.Sprintf("insert t new(%d)", n+i) })
+		again.until(t, "the rest", func() bool {
+			return len(again.lines) > 0 && again.lines[len(again.lines)-1] == fmt.Sprintf("insert t new(%d)", n+i)
+		})
 		if err := again.stop(); err != nil {
 			t.Fatal(err)
 		}

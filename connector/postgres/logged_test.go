@@ -25,6 +25,12 @@ func runLogged(t *testing.T, db *pgtest.DB, cfg Config, p *Prepared, r *recorder
 	log := slog.New(slog.NewTextHandler(lines, nil))
 	src := NewSource(cfg, p, connector.NewAlarms(log), log)
 	src.timing = timing
+	return runSource(t, db, src, cfg, r)
+}
+
+// runSource runs src until its test ends, or stop is called.
+func runSource(t *testing.T, db *pgtest.DB, src *Source, cfg Config, r *recorder) *line {
+	t.Helper()
 	l := &line{recorder: r, db: db, slot: cfg.Slot, src: src}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

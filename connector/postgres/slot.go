@@ -56,7 +56,7 @@ func SlotState(ctx context.Context, conn *pgx.Conn, name string) (*Slot, error) 
 	err := conn.QueryRow(ctx, `
 SELECT w.e::text, s.slot_name IS NOT NULL, coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), coalesce(s.temporary, false),
        coalesce(s.active, false), coalesce(s.active_pid, 0), coalesce(s.restart_lsn::text, '0/0'), coalesce(s.confirmed_flush_lsn::text, '0/0'),
-       coalesce(s.wal_status, ''), coalesce(s.safe_wal_size, -1),
+       coalesce(s.wal_status, ''), CASE WHEN s.safe_wal_size IS NULL THEN -1 ELSE greatest(s.safe_wal_size, 0) END,
        coalesce(j.s ->> 'invalidation_reason', CASE WHEN j.s ->> 'conflicting' = 'true' THEN 'conflicting' END, ''),
        coalesce(w.e - s.restart_lsn, 0)::bigint, coalesce((j.s ->> 'failover')::boolean, false), pg_is_in_recovery()
   FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END) w(e)

@@ -97,12 +97,22 @@ func Passing(err error) bool {
 		return false
 	case errors.As(err, &cert), errors.As(err, &authority), errors.As(err, &hostname), errors.As(err, &invalid), errors.As(err, &alert):
 		return false
+	case tlsAlert(err):
+		return false
 	case errors.As(err, &preferred): // the host is up in another role: a failover is under way, or over soon
 		return true
 	}
 	return errors.As(err, &network) || errors.As(err, &systemCall) || pgconn.Timeout(err) ||
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) || errors.Is(err, pgconn.ErrConnClosed)
+}
+
+// tlsAlert reports whether a connection attempt ended with the server's TLS alert: it refuses our certificate, or has no version in common. (An alert
+// on a connection that worked before is a broken connection.)
+func tlsAlert(err error) bool {
+	var attempt *pgconn.ConnectError
+	var op *net.OpError
+	return errors.As(err, &attempt) && errors.As(err, &op) && op.Op == "remote error" // the words of crypto/tls, which has no type for it
 }
 
 func passingState(s string) bool {
@@ -226,8 +236,12 @@ func networkCure(err error) string {
 		hostname  x509.HostnameError
 		cert      *tls.CertificateVerificationError
 		name      *net.DNSError
+		network   net.Error
+		attempt   *pgconn.ConnectError
 	)
 	switch {
+	case tlsAlert(err):
+		return "the server refuses the client certificate, or the TLS version: check sslcert and sslkey in source.dsn, how long the certificate is valid, and ssl_ca_file on the server"
 	case errors.As(err, &authority):
 		return "add sslrootcert=FILE with the certificate authority of the server to source.dsn"
 	case errors.As(err, &hostname):
@@ -238,6 +252,8 @@ func networkCure(err error) string {
 		return "check the host in source.dsn"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "check that PostgreSQL runs, and host and port in source.dsn"
+	case errors.As(err, &attempt) && !errors.As(err, &network) && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
+		return "check sslmode in source.dsn, and on the server: SHOW ssl;"
 	}
 	return ""
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
@@ -130,5 +131,102 @@ func TestConfirmedBeyondTheWAL(t *testing.T) {
 	}
 	if err := checkSlotPosition(t.Context(), plain(t, db.DSN()), cfg.Slot, cp.Flush); err != ErrNewHistory {
 		t.Errorf("at the connection: %v", err)
+	}
+}
+
+// TestRetainedIsBounded: beside an idle published table, neither a busy table that is not published nor a busy other database makes the server keep WAL.
+func TestRetainedIsBounded(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Private(t)
+	db, neighbour := server.Database(t), server.Database(t)
+	db.Exec(t, `CREATE SCHEMA crm`, `CREATE TABLE crm.t(id int PRIMARY KEY)`)
+	l := startLine(t, db, true, "t")
+	for _, busy := range []*pgtest.DB{db, neighbour} {
+		busy.Exec(t, `CREATE TABLE busy(x text)`)
+		for range 3 {
+			before := pgtest.Value[string](t, db, `SELECT pg_current_wal_lsn()::text`)
+			busy.Exec(t, `INSERT INTO busy SELECT repeat(md5(i::text), 50) FROM generate_series(1, 5000) i`, `CHECKPOINT`)
+			// The checkpoint wrote which transactions run, which is what moves restart_lsn on.
+			db.Eventually(t, `SELECT restart_lsn > $2::pg_lsn + 5000000 AND confirmed_flush_lsn >= restart_lsn FROM pg_replication_slots WHERE slot_name = $1`, l.slot, before)
+		}
+	}
+	if len(l.lines) > 0 {
+		t.Errorf("%q", l.lines)
+	}
+}
+
+// TestOutage: what the WAL's rate and the slot's limits make of a budget.
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	var m WALMeter
+	begin := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	if r := m.Rate(); r.Over != 0 {
+		t.Errorf("of nothing: %+v", r)
+	}
+	for i := range 300 { // 25 minutes, at 1 MB/s, then at 3 MB/s
+		at := connector.LSN(i * 5_000_000)
+		if i > 150 {
+			at += connector.LSN((i - 150) * 10_000_000)
+		}
+		m.Add(begin.Add(time.Duration(i)*5*time.Second), at)
+	}
+	if r := m.Rate(); r.PerSecond < 2.99e6 || r.PerSecond > 3.01e6 || r.Over < meterSpan-meterStep || r.Over > meterSpan+meterStep || len(m.looks) > 70 {
+		t.Errorf("%+v of %d looks", r, len(m.looks))
+	}
+	m.Add(begin.Add(time.Hour), 5) // another server
+	if r := m.Rate(); r.Over != 0 {
+		t.Errorf("after a restoration: %+v", r)
+	}
+	rate := WALRate{1e6, time.Minute}
+	for _, c := range []struct {
+		slot       Slot
+		budget     int64
+		rate       WALRate
+		want       time.Duration
+		ok         bool
+		endangered string
+	}{
+		{Slot{Exists: true, SafeWALSize: -1}, 60e6, rate, time.Minute, true, ""},
+		{Slot{Exists: true, SafeWALSize: -1, Retained: 50e6}, 60e6, rate, 10 * time.Second, true, ""},
+		{Slot{Exists: true, SafeWALSize: -1, Retained: 70e6}, 60e6, rate, 0, true, ""},
+		{Slot{Exists: true, SafeWALSize: 5e6, Retained: 10e6}, 60e6, rate, 5 * time.Second, true, ""},
+		{Slot{Exists: true, SafeWALSize: 5e6, Retained: 30e6}, 600e6, rate, 5 * time.Second, true, "after 4.8MiB more"},
+		{Slot{Exists: true, SafeWALSize: 0, Retained: 30e6, WALStatus: "unreserved"}, 600e6, rate, 0, true, "next checkpoint"},
+		{Slot{Exists: true, SafeWALSize: -1, WALStatus: "lost"}, 60e6, rate, time.Minute, true, ""},
+		{Slot{Exists: true, SafeWALSize: -1}, 60e6, WALRate{}, 0, false, ""},
+		{Slot{Exists: true, SafeWALSize: -1}, 60e6, WALRate{0, time.Hour}, 0, false, ""},
+	} {
+		d, ok := c.slot.Outage(c.rate, c.budget)
+		if why := c.slot.Endangered(); d != c.want || ok != c.ok || (why == "") != (c.endangered == "") || !strings.Contains(why, c.endangered) {
+			t.Errorf("%+v: %s, %v, %q", c, d, ok, why)
+		}
+	}
+}
+
+// TestOptionsOfOldServers: what a server can't do is said with the version that can.
+func TestOptionsOfOldServers(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		version             int
+		standby             bool
+		heartbeat, failover string
+	}{
+		{130012, false, "PostgreSQL 14", "PostgreSQL 17"}, {150004, false, "", "PostgreSQL 17"}, {170000, false, "", ""}, {170000, true, "standby", "standby"},
+	} {
+		found := map[string]string{}
+		for _, f := range optionFindings(Server{Version: c.version, Standby: c.standby}, &Slot{}, true, true) {
+			found[f.Subject] = f.Text
+			if f.Severity != SeverityError {
+				t.Errorf("%+v", f)
+			}
+		}
+		for subject, words := range map[string]string{"source.heartbeat": c.heartbeat, "source.failover": c.failover} {
+			if text := found[subject]; (text == "") != (words == "") || !strings.Contains(text, words) {
+				t.Errorf("%d, standby %v: %s: %q", c.version, c.standby, subject, text)
+			}
+		}
+		if list := optionFindings(Server{Version: c.version, Standby: c.standby}, &Slot{}, false, false); len(list) > 0 {
+			t.Errorf("with both off: %+v", list)
+		}
 	}
 }

@@ -99,6 +99,10 @@ func (s *Source) newBeside(conn *pgx.Conn) *beside {
 	b.renew = time.Now().Add(b.timing.renew)
 	b.seen.Store(time.Now().UnixNano())
 	b.heard.Store(time.Now().UnixNano())
+	s.alarms.Clear("source/beside")
+	if s.cfg.Heartbeat == 0 {
+		s.alarms.Clear("source/heartbeat") // the file was read again
+	}
 	return b
 }
 
@@ -327,7 +331,7 @@ func endOwn(ctx context.Context, conn *pgx.Conn, b backend) (bool, error) {
 	return ended != nil && *ended, err
 }
 
-// heartbeat is what the transactional message says that moves the slot on; nobody reads it.
+// heartbeatSQL writes the transactional message says that moves the slot on; nobody reads it.
 const heartbeatSQL = "SELECT pg_logical_emit_message(true, 'tuzhan_cdc', 'heartbeat')"
 
 // beat writes a heartbeat.

@@ -340,3 +340,28 @@ func TestStandbyWaits(t *testing.T) {
 	closeConn(repl)
 	l.until(t, "the change", func() bool { return len(l.lines) == 1 })
 }
+
+// TestSilence: a stream that stays silent is given up, unless the server was seen at work on it lately, or nobody listened.
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	long := now.Add(-usualTiming.silent)
+	for _, c := range []struct {
+		name        string
+		heard, seen time.Time
+		got, gone   bool
+	}{
+		{"silent, and not seen", long, long, false, true},
+		{"silent, and seen at work", long, now, false, false},
+		{"a message came", long, long, true, false},
+		{"not for so long", now.Add(-usualTiming.ask), long, false, false},
+	} {
+		b := &beside{timing: usualTiming}
+		b.seen.Store(c.seen.UnixNano())
+		s := &stream{src: &Source{timing: usualTiming}, sink: newRecorder(0, false), beside: b, heard: c.got, heardAt: c.heard, askedAt: now, toldAt: now}
+		var gone *hungUp
+		if err := s.quiet(now); errors.As(err, &gone) != c.gone {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}

@@ -91,17 +91,19 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 		return nil, err
 	}
 	defer closeConn(repl)
-	id, err := pglogrepl.IdentifySystem(ctx, repl)
+	asking, cancel := context.WithTimeout(ctx, startTimeout) // a peer that vanished is not waited for
+	defer cancel()
+	id, err := pglogrepl.IdentifySystem(asking, repl)
 	if err != nil {
 		return nil, err
 	}
 	p := &Prepared{Lineage: connector.Lineage{SystemID: id.SystemID, Timeline: id.Timeline, Database: id.DBName, Slot: cfg.Slot}, Cut: noCut}
-	server, err := LoadServer(ctx, conn)
+	server, err := LoadServer(asking, conn)
 	if err != nil {
 		return nil, err
 	}
 	p.TimeZone = server.TimeZone
-	slot, err := SlotState(ctx, conn, cfg.Slot)
+	slot, err := SlotState(asking, conn, cfg.Slot)
 	if err != nil {
 		return nil, err
 	}
@@ -114,11 +116,11 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	if slot.Active && saved.Checkpoint == nil && !cfg.Points {
 		return nil, errHeld // where to take it over is known when it is free
 	}
-	breaches, err := p.compare(ctx, conn, repl, cfg, slot, saved, log)
+	breaches, err := p.compare(asking, conn, repl, cfg, slot, saved, log)
 	if err != nil {
 		return nil, err
 	}
-	found, err := LoadUsed(ctx, conn, cfg.Uses, cfg.Publication)
+	found, err := LoadUsed(asking, conn, cfg.Uses, cfg.Publication)
 	if err != nil {
 		return nil, err
 	}

@@ -74,6 +74,8 @@ const (
 	reconnectInitial = 200 * time.Millisecond
 	reconnectMax     = 10 * time.Second
 	connectTimeout   = 15 * time.Second
+	// livedFor is how long a stream must have lived for the waits to begin anew.
+	livedFor = 2 * time.Second
 	// wrongPasswordTries is how often a refused password is tried before it is believed: one is refused too while a server starts or a
 	// secret is being rotated.
 	wrongPasswordTries = 3
@@ -105,8 +107,15 @@ func (s *Source) Run(ctx context.Context, sink connector.Sink) error {
 	wait := newBackoff()
 	passwords := 0
 	for {
-		s.setState("connecting")
-		err := s.once(ctx, sink, func() { wait.Reset(); passwords = 0; s.setState("streaming"); s.alarms.Clear("source") })
+		var since time.Time
+		err := s.once(ctx, sink, func() {
+			since, passwords = time.Now(), 0
+			s.setState("streaming")
+			s.alarms.Clear("source")
+		})
+		if !since.IsZero() && time.Since(since) >= livedFor {
+			wait.Reset()
+		}
 		var fatal *mapError
 		var gone *hungUp
 		pause := wait.NextBackOff()
@@ -130,6 +139,7 @@ func (s *Source) Run(ctx context.Context, sink connector.Sink) error {
 			raiseStandby(s.alarms, s.cfg.Slot)
 			pause = min(pause, standbyMax)
 		} else {
+			s.setState("connecting")
 			s.alarms.Raise("source", "the stream from PostgreSQL is interrupted: "+reason(err), "nothing to do: it is taken up again by itself")
 		}
 		sleep(ctx, pause)

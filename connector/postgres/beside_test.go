@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
@@ -363,5 +366,77 @@ func TestSilence(t *testing.T) {
 		if err := s.quiet(now); errors.As(err, &gone) != c.gone {
 			t.Errorf("%s: %v", c.name, err)
 		}
+	}
+}
+
+// TestPauseIsNoSilence: while reading is paused nobody hears the server, which says nothing about it.
+func TestPauseIsNoSilence(t *testing.T) {
+	t.Parallel()
+	long := time.Now().Add(-time.Hour)
+	b := &beside{timing: usualTiming}
+	b.seen.Store(long.UnixNano())
+	s := &stream{src: &Source{timing: usualTiming}, sink: newRecorder(0, false), beside: b, heardAt: long, askedAt: time.Now(), toldAt: time.Now()}
+	room := make(chan struct{})
+	close(room)
+	if err := s.wait(t.Context(), room); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.quiet(time.Now()); err != nil {
+		t.Errorf("the first look after a pause: %v", err)
+	}
+}
+
+// TestErrands: what is to be done beside the stream is done at once, and when it is poked; an error is logged, too long a time costs the plain
+// connection only, and another history ends the stream.
+func TestErrands(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Server(t).Database(t)
+	lines := newLogLines()
+	log := slog.New(slog.NewTextHandler(lines, nil))
+	src := NewSource(Config{DSN: db.DSN()}, &Prepared{}, connector.NewAlarms(log), log)
+	src.timing = patient
+	b := src.newBeside(plain(t, db.DSN()))
+	runs := make(chan int)
+	n := 0
+	e := &errand{name: "test", every: time.Hour, limit: time.Second, do: func(ctx context.Context, conn *pgx.Conn) error {
+		n++
+		runs <- n
+		switch n {
+		case 2:
+			return errors.New("on purpose")
+		case 3:
+			_, err := conn.Exec(ctx, "SELECT pg_sleep(60)")
+			return err
+		case 4:
+			return ErrNewHistory
+		}
+		return conn.Ping(ctx)
+	}}
+	b.errands = []*errand{e}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); b.run(ctx) }()
+	defer func() { cancel(); <-done }()
+	for want := 1; want <= 4; want++ {
+		if got := <-runs; got != want {
+			t.Fatalf("run %d, want %d", got, want)
+		}
+		switch want {
+		case 2:
+			lines.until(t, 1, "on purpose", "what=test")
+		case 3:
+			lines.until(t, 1, "made again")
+		}
+		if want < 4 {
+			if b.ended() != nil {
+				t.Errorf("ended by run %d: %v", want, b.ended().err)
+			}
+			b.poke(e)
+		}
+	}
+	cancel()
+	<-done
+	if end := b.ended(); end == nil || !errors.Is(end.err, ErrNewHistory) {
+		t.Errorf("ended: %+v", end)
 	}
 }

@@ -225,10 +225,10 @@ func (b *beside) work(ctx context.Context) error {
 		err := e.do(doing, b.conn)
 		cancel()
 		switch {
-		case ctx.Err() != nil:
-			return nil
 		case errors.Is(err, ErrNewHistory):
 			b.finish(ending{err, time.Now(), false})
+		case ctx.Err() != nil:
+			return nil
 		case err != nil && now.Sub(e.logged) >= time.Minute:
 			e.logged = now
 			b.log.Warn("what is done beside the stream failed, and is tried again", "what", e.name, "error", Explain(err))

@@ -301,7 +301,7 @@ func TestHeartbeat(t *testing.T) {
 func TestOwnBackendIsEnded(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Server(t).Database(t)
-	db.Exec(t, `CREATE SCHEMA crm`, `CREATE TABLE crm.t(id int PRIMARY KEY)`)
+	db.Exec(t, `CREATE SCHEMA crm`, `CREATE TABLE crm.t(id int PRIMARY KEY)`, `ALTER DATABASE "`+db.Name()+`" SET wal_sender_timeout = 0`)
 	cfg := config(db, db.SlotName(), "t")
 	p := prepareFor(t, cfg, nil)
 	repl, err := connectReplication(t.Context(), db.DSN())
@@ -310,12 +310,14 @@ func TestOwnBackendIsEnded(t *testing.T) {
 	}
 	defer closeConn(repl)
 	startReading(t, repl, cfg.Slot)
-	logger := slog.New(slog.DiscardHandler)
+	log := newLogLines()
+	logger := slog.New(slog.NewTextHandler(log, nil))
 	src := NewSource(cfg, p, connector.NewAlarms(logger), logger)
 	if src.last, err = loadBackend(t.Context(), plain(t, db.DSN()), repl.PID()); err != nil || src.last.pid == 0 {
 		t.Fatalf("%+v, %v", src.last, err)
 	}
 	l := runSource(t, db, src, cfg, newRecorder(p.Checkpoint.Flush, true))
+	log.until(t, 1, "msg=streaming")
 	db.Exec(t, `INSERT INTO crm.t VALUES (1)`)
 	l.until(t, "the change", func() bool { return len(l.lines) == 1 })
 }
@@ -339,8 +341,9 @@ func TestStandbyWaits(t *testing.T) {
 	if got := l.src.Status().State; got != "waiting" && got != "connecting" {
 		t.Errorf("state %s", got)
 	}
-	db.Exec(t, `INSERT INTO crm.t VALUES (1)`)
 	closeConn(repl)
+	log.until(t, 1, "msg=streaming")
+	db.Exec(t, `INSERT INTO crm.t VALUES (1)`)
 	l.until(t, "the change", func() bool { return len(l.lines) == 1 })
 }
 

@@ -226,3 +226,27 @@ func TestFailoverOfAnOldSlot(t *testing.T) {
 	}
 }
 
+// TestEndsWithTheCure: what waiting can't cure ends the program with exit code 1, and the SQL that cures it works as printed.
+func TestEndsWithTheCure(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
+	role, dsn := r.db.Role(t, "REPLICATION")
+	r.dsn = dsn
+	r.write(crmMappings, "")
+	r.db.Exec(t, `GRANT CREATE ON DATABASE `+r.db.Name()+` TO `+role, `ALTER SCHEMA crm OWNER TO `+role, `ALTER TABLE crm.orders OWNER TO `+role, `ALTER TABLE crm.member_groups OWNER TO `+role)
+	r.start()
+	r.db.Exec(t, `ALTER ROLE `+role+` NOREPLICATION`, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '`+role+`'`)
+	if code := r.proc.exit(); code != 1 {
+		t.Errorf("exit %d", code)
+	}
+	_, cure, found := strings.Cut(r.proc.log.String(), "cure: GRANT")
+	cure, _, _ = strings.Cut("GRANT"+cure, "\n")
+	if !found {
+		t.Fatal("no cure")
+	}
+	r.db.Exec(t, cure)
+	r.start()
+	r.db.Exec(t, `INSERT INTO crm.member_groups VALUES ('1', 'a')`)
+	r.settled()
+	r.sameGroups()
+}

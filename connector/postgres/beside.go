@@ -279,7 +279,20 @@ func (b *beside) look(ctx context.Context) error {
 func (b *beside) connect(ctx context.Context) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.timing.answer)
 	defer cancel()
-	return Connect(ctx, b.dsn)
+	return connectBeside(ctx, b.dsn)
+}
+
+// connectBeside is Connect for a connection that is idle most of the time: idle_session_timeout (14 or newer) must not end it.
+func connectBeside(ctx context.Context, dsn string) (*pgx.Conn, error) {
+	conn, err := Connect(ctx, dsn)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Exec(ctx, "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"); err != nil {
+		closePlain(conn)
+		return nil, err
+	}
+	return conn, nil
 }
 
 func (b *beside) close() {

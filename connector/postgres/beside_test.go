@@ -347,6 +347,29 @@ func TestStandbyWaits(t *testing.T) {
 	l.until(t, "the change", func() bool { return len(l.lines) == 1 })
 }
 
+// TestIdleSessionTimeout: the connection beside the stream is idle most of the time, which the server must not end.
+func TestIdleSessionTimeout(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Server(t).Database(t)
+	if db.Server().Major() < 14 {
+		t.Log("needs PostgreSQL 14")
+		return
+	}
+	db.Exec(t, `CREATE SCHEMA crm`, `CREATE TABLE crm.t(id int PRIMARY KEY)`)
+	cfg := config(db, db.SlotName(), "t")
+	p := prepareFor(t, cfg, nil)
+	db.Exec(t, `ALTER DATABASE "`+db.Name()+`" SET idle_session_timeout = '300ms'`)
+	log := newLogLines()
+	slow := patient
+	slow.look, slow.renew = 2*time.Second, time.Hour
+	runLogged(t, db, cfg, p, newRecorder(p.Checkpoint.Flush, true), slow, log)
+	log.until(t, 1, "msg=streaming")
+	db.Exec(t, `SELECT pg_sleep(3)`)
+	if log.count("made again") > 0 {
+		t.Error("the server has ended it")
+	}
+}
+
 // TestSilence: a stream that stays silent is given up, unless the server was seen at work on it lately, or nobody listened.
 func TestSilence(t *testing.T) {
 	t.Parallel()

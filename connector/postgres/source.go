@@ -185,7 +185,7 @@ func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()
 	if id.SystemID != s.lineage.SystemID || id.DBName != s.lineage.Database || id.Timeline != s.lineage.Timeline {
 		return ErrNewHistory
 	}
-	plain, err := Connect(starting, s.cfg.DSN)
+	plain, err := connectBeside(starting, s.cfg.DSN)
 	if err != nil {
 		return err
 	}

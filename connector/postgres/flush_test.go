@@ -89,7 +89,11 @@ func TestReportsWithoutTimeout(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Private(t, "wal_sender_timeout=0").Database(t)
 	db.Exec(t, `CREATE SCHEMA crm`, `CREATE TABLE crm.t(id int PRIMARY KEY)`)
-	l := startLine(t, db, false, "t")
+	cfg := config(db, db.SlotName(), "t")
+	p := prepareFor(t, cfg, nil)
+	own := usualTiming
+	own.ask, own.silent = time.Hour, time.Hour // to ask for an answer is a report too
+	l := runLogged(t, db, cfg, p, newRecorder(p.Checkpoint.Flush, false), own, newLogLines())
 	for i := range 3 {
 		db.Exec(t, fmt.Sprintf(`INSERT INTO crm.t VALUES (%d)`, i))
 		l.until(t, "the change", func() bool { return len(l.commits) == i+1 })

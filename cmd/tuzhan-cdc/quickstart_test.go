@@ -83,7 +83,7 @@ func TestQuickstart(t *testing.T) {
 	}
 	r.env = append(strings.Split(strings.ReplaceAll(strings.Join(variables, "\n"), listen, address), "\n"), "CRM_DSN="+db.DSN(), "TUZHAN_STATE="+filepath.Join(dir, "state.db"))
 	r.start()
-	db.Exec(t, strings.SplitAfter(file("sample.sql"), ";\n")...) // one by one, as psql does
+	db.Exec(t, strings.SplitAfter(file("sample.sql"), ";\n")...)       // one by one, as psql does
 	want := map[string]int{"event": 4, "point": 4, "groupRelation": 9} // as the sample says
 	r.until(func() bool { return maps.Equal(applied(t, address), want) })
 	if letters := r.letters(); len(letters) > 0 {

@@ -86,8 +86,10 @@ func (s *scene) compare(saved *connector.Saved) (found []breach, cut connector.L
 		default:
 			cut = lsn
 		}
-	} else if end := s.slot.WALEnd; end < reach.Commit {
-		add(breach{text: fmt.Sprintf("the server's WAL ends at %s, before %s, which the state has settled: the database was restored to an earlier point", end, reach),
+	} else if end := s.slot.WALEnd; end < reach.Commit || !s.slot.Standby && end < cp.Flush {
+		// To confirm an LSN beyond the server's own WAL would make it pass over all that it writes up to there.
+		add(breach{text: fmt.Sprintf("the server's WAL ends at %s, before %s, which the state has settled: the database was restored to an earlier point",
+			end, max(reach.Commit, cp.Flush)),
 			facts: fmt.Sprint("rewound", cp.Flush, reach), from: s.slot.ConfirmedFlush, to: end, cut: end, skip: true})
 	}
 	switch slot := s.slot; {

@@ -41,6 +41,8 @@ type PreflightParams struct {
 	WALBudget int64
 	// Known says that there is a state: whether slot and publications may be missing is CheckHistory's to say.
 	Known bool
+	// Heartbeat and Failover: source.heartbeat and source.failover are on.
+	Heartbeat, Failover bool
 }
 
 // Report is what Preflight found.
@@ -90,7 +92,11 @@ func Preflight(ctx context.Context, conn *pgx.Conn, params PreflightParams) (Rep
 			return Report{}, err
 		}
 	}
+	p.findings = append(p.findings, optionFindings(server, p.slot, params.Heartbeat, params.Failover)...)
 	p.keeping()
+	if err := p.outage(ctx); err != nil {
+		return Report{}, err
+	}
 	return Report{Server: server, Findings: p.findings}, nil
 }
 

@@ -61,6 +61,13 @@ type Slot struct {
 	RetainedBytes int64 `json:"retainedBytes"`
 	// WALBudget is source.walBudget.
 	WALBudget int64 `json:"walBudget"`
+	// SafeWALSize is how many bytes of WAL may still be written before the server may give the slot up; nil: no limit is set.
+	SafeWALSize *int64 `json:"safeWalSize,omitempty"`
+	// WALPerSecond is how many bytes of WAL the server writes, the mean of MeasuredSeconds; both 0: not known.
+	WALPerSecond    float64 `json:"walPerSecond"`
+	MeasuredSeconds float64 `json:"measuredSeconds"`
+	// OutageSeconds is how long connector or platform may be away, at that rate, before WALBudget is used up or the slot is in danger; nil: not known.
+	OutageSeconds *float64 `json:"outageSeconds,omitempty"`
 }
 
 // Lag is how far the platform is behind the database.

@@ -22,7 +22,7 @@ type row struct {
 
 // parse reads a message whose first byte is I, U or D. The tuples' memory is used again by the next call.
 func (r *row) parse(data []byte) error {
-	b := buffer{data[1:]}
+	b := buffer{rest: data[1:]}
 	r.oldKind, r.old, r.new = 0, r.old[:0], r.new[:0]
 	relation, ok := b.uint32()
 	if !ok {
@@ -70,8 +70,11 @@ func (r *row) parse(data []byte) error {
 	return b.end()
 }
 
-// buffer is what is left of a message.
-type buffer struct{ rest []byte }
+// buffer is what is left of a message. cut says that more was asked for than was there (by the readers of messages.go).
+type buffer struct {
+	rest []byte
+	cut  bool
+}
 
 func (b *buffer) byte() (byte, bool) {
 	if len(b.rest) < 1 {
@@ -146,17 +149,20 @@ func (r *row) fill(t *connector.Table) error {
 	if r.oldKind != 0 && len(r.old) != len(t.Columns) {
 		return fmt.Errorf("an old row of %s has %d columns, its Relation message %d", t, len(r.old), len(t.Columns))
 	}
-	switch {
-	case r.oldKind == 'K':
+	if r.oldKind == 'K' {
+		// The columns of an identity are NOT NULL: what is null here was not sent. The Relation message does not tell which those are: that of a
+		// partitioned table's root says nothing about the partition that the row is in.
 		for i := range r.old {
-			if !t.Columns[i].Key {
+			if r.old[i].Kind != connector.Text {
 				r.old[i] = connector.Datum{}
 			}
 		}
-	case r.oldKind == 'O':
+	}
+	switch {
+	case r.oldKind != 0:
 		if r.op == connector.Update {
-			for i := range r.new {
-				if r.new[i].Kind == connector.Unchanged {
+			for i := range r.new { // under a 'K' too: one comes for a long key that an update left alone, as for a key that changed
+				if r.new[i].Kind == connector.Unchanged && r.old[i].Kind != connector.Absent {
 					r.new[i] = r.old[i]
 				}
 			}

@@ -232,31 +232,14 @@ func (s *stream) decode(ctx context.Context, data []byte) error {
 	switch data[0] {
 	case 'I', 'U', 'D':
 		return s.rowMessage(data)
-	case 'B', 'C', 'R', 'T':
+	case 'B', 'C', 'R', 'T', 'Y', 'O', 'M':
 		m, err := parse(data)
 		if err != nil {
 			return fmt.Errorf("message %q of pgoutput after position %s:%d: %w", data[0], s.commit, s.index, err)
 		}
 		return s.rare(ctx, m)
-	case 'Y', 'O', 'M':
-		return nil // type, origin, logical message: no row changes
 	}
 	return fmt.Errorf("unknown message %q of pgoutput after position %s:%d: this version speaks protocol 1", data[0], s.commit, s.index)
-}
-
-// parse guards pglogrepl.Parse, which panics on a Relation message that is cut short, and makes room for as many tables as a Truncate
-// message claims to hold before it looks whether they are there.
-func parse(data []byte) (m pglogrepl.Message, err error) {
-	const truncateHeader = 1 + 4 + 1 // type, number of relations, options
-	if data[0] == 'T' && (len(data) < truncateHeader || uint64(binary.BigEndian.Uint32(data[1:])) != uint64(len(data)-truncateHeader)/4) {
-		return nil, errCut
-	}
-	defer func() {
-		if r := recover(); r != nil {
-			m, err = nil, errCut
-		}
-	}()
-	return pglogrepl.Parse(data)
 }
 
 func (s *stream) rare(ctx context.Context, m pglogrepl.Message) error {
@@ -282,6 +265,8 @@ func (s *stream) rare(ctx context.Context, m pglogrepl.Message) error {
 		if isNew {
 			s.src.log.Debug("table shape", "table", t.String(), "columns", len(t.Columns))
 		}
+	case *pglogrepl.TypeMessage:
+		s.rel.name(m)
 	case *pglogrepl.TruncateMessage:
 		s.src.truncates.Add(1)
 		names := make([]string, len(m.RelationIDs))

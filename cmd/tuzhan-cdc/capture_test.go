@@ -26,6 +26,8 @@ type capture struct {
 	flush    connector.LSN
 	finished chan struct{}
 	source   *postgres.Source
+	ended    chan struct{} // the source has ended, with err
+	err      error
 }
 
 func (c *capture) Resume() connector.LSN { return c.Confirmed() }
@@ -92,14 +94,14 @@ func startCapture(t *testing.T, dsn, slot, mappings string, show func(*connector
 	c := &capture{set: set, mapper: set.Mapper(mapping.Options{SystemID: "1", Database: "crm", TimeZone: typesZone}), show: show,
 		changed: make(chan struct{}), flush: p.Checkpoint.Flush, finished: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
+	c.ended = make(chan struct{})
 	c.source = postgres.NewSource(cfg, p, connector.NewAlarms(log), log)
-	go func() { done <- c.source.Run(ctx, c) }()
+	go func() { c.err = c.source.Run(ctx, c); close(c.ended) }()
 	t.Cleanup(func() {
 		cancel()
 		close(c.finished)
-		if err := <-done; err != nil {
-			t.Error(err)
+		if <-c.ended; c.err != nil {
+			t.Error(c.err)
 		}
 	})
 	return c
@@ -118,6 +120,8 @@ func (c *capture) wait(t *testing.T, n int) []string {
 		}
 		select {
 		case <-changed:
+		case <-c.ended:
+			t.Fatalf("the source ended after %d changes: %v", len(got), c.err)
 		case <-timeout:
 			t.Fatalf("%d changes came, want %d; the source is %s", len(got), n, c.source.Status().State)
 		}

@@ -81,7 +81,7 @@ func TestRow(t *testing.T) {
 			if c.columns[2].Key {
 				identity = connector.IdentityFull
 			}
-			if err := r.fill(&connector.Table{Columns: c.columns, Identity: identity}); err != nil {
+			if err := r.fill(&connector.Table{Columns: c.columns, Identity: identity}, nil); err != nil {
 				t.Fatal(err)
 			}
 			if r.op != c.op || r.relation != 77 || !sameTuple(r.old, c.old) || !sameTuple(r.new, c.new) {
@@ -96,7 +96,7 @@ func TestRow(t *testing.T) {
 				t.Fatal("a byte too many was taken")
 			}
 			r.parse(c.data)
-			if r.fill(&connector.Table{Columns: c.columns[:2]}) == nil {
+			if r.fill(&connector.Table{Columns: c.columns[:2]}, nil) == nil {
 				t.Fatal("a row of another width was taken")
 			}
 		})
@@ -125,7 +125,7 @@ func FuzzRow(f *testing.F) {
 		if n > len(data) {
 			t.Fatalf("%d bytes of values in a message of %d", n, len(data))
 		}
-		_ = r.fill(table)
+		_ = r.fill(table, nil)
 	})
 }
 

@@ -26,11 +26,71 @@ type relations struct {
 	uses []Use
 	log  *slog.Logger
 	told map[uint32]bool // types that a warning has named
+
+	// last is the table of the Relation message before this one; nil where another message came between. Before a row it is the row's own table, or the
+	// partition that the row is in.
+	last *connector.Table
+	// leaves are the partitions that have sent rows under a root's id since the connection began, by root and by their own id.
+	leaves map[uint32]map[uint32]*connector.Table
+	// found holds what partitions gave, until more is known.
+	found map[*connector.Table]*partitioned
+}
+
+// partitioned is what is known of a table whose rows come from partitions, each of which has a replica identity of its own (a new one has DEFAULT, whatever
+// the root's is).
+type partitioned struct {
+	// weak says that the root is FULL and a partition is not: its old rows are called whole, and have nulls where nothing was sent.
+	weak bool
+	// keys says of each of the root's columns whether every partition's identity has it: it stayed as it was where an update came without an old row.
+	keys []bool
+}
+
+// connected forgets what was true of the connection before.
+func (r *relations) connected() {
+	r.last, r.leaves, r.found = nil, map[uint32]map[uint32]*connector.Table{}, map[*connector.Table]*partitioned{}
+}
+
+// partitions gives what is known of the partitions of t, of which a row has come; nil where it has none. The server sends a Relation message of the partition
+// right before the first row of it on a connection, and again when it was altered: so the row tells which root a partition belongs to.
+func (r *relations) partitions(t *connector.Table) *partitioned {
+	if leaf := r.last; leaf != nil && leaf.OID != t.OID {
+		if r.leaves[t.OID] == nil {
+			r.leaves[t.OID] = map[uint32]*connector.Table{}
+		}
+		r.leaves[t.OID][leaf.OID] = leaf
+		clear(r.found)
+	}
+	r.last = nil
+	leaves := r.leaves[t.OID]
+	if len(leaves) == 0 {
+		return nil
+	}
+	found := r.found[t]
+	if found == nil {
+		found = &partitioned{keys: make([]bool, len(t.Columns))}
+		for i := range found.keys {
+			found.keys[i] = true
+		}
+		for _, leaf := range leaves {
+			if leaf.Identity == connector.IdentityFull {
+				continue // its updates always come with an old row
+			}
+			found.weak = found.weak || t.Identity == connector.IdentityFull
+			for i, c := range t.Columns {
+				j := leaf.Column(c.Name)
+				found.keys[i] = found.keys[i] && j >= 0 && leaf.Columns[j].Key
+			}
+		}
+		r.found[t] = found
+	}
+	return found
 }
 
 func newRelations(uses []Use, log *slog.Logger, types func(context.Context, []uint32) (map[uint32]Type, error)) *relations {
-	return &relations{byID: map[uint32]*connector.Table{}, types: types, known: map[uint32]Type{}, names: map[uint32]string{},
+	r := &relations{byID: map[uint32]*connector.Table{}, types: types, known: map[uint32]Type{}, names: map[uint32]string{},
 		uses: uses, log: log, told: map[uint32]bool{}}
+	r.connected()
+	return r
 }
 
 // maxTypeNames bounds what Type messages leave behind.
@@ -97,8 +157,10 @@ func (r *relations) note(ctx context.Context, m *pglogrepl.RelationMessage) (t *
 	}
 	if old := r.byID[m.RelationID]; old != nil && old.Schema == t.Schema && old.Name == t.Name && old.Identity == t.Identity &&
 		slices.Equal(old.Columns, t.Columns) {
+		r.last = old
 		return old, false, nil
 	}
+	r.last = t
 	r.byID[m.RelationID] = t
 	r.warn(t)
 	return t, true, nil

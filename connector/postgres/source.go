@@ -153,6 +153,7 @@ func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()
 	}
 	s.log.Info("streaming", "slot", s.cfg.Slot, "from", start, "publications", strings.Join(s.names, ", "))
 	streaming()
+	s.rel.connected()
 	st := &stream{conn: conn, sink: sink, src: s, rel: s.rel, told: 0}
 	return st.run(ctx)
 }

@@ -243,6 +243,7 @@ func (s *stream) decode(ctx context.Context, data []byte) error {
 }
 
 func (s *stream) rare(ctx context.Context, m pglogrepl.Message) error {
+	s.rel.last = nil
 	switch m := m.(type) {
 	case *pglogrepl.BeginMessage:
 		if s.inTx {
@@ -294,7 +295,7 @@ func (s *stream) rowMessage(data []byte) error {
 	if t == nil {
 		return fmt.Errorf("the row at position %s is of relation %d, of which no Relation message came", position, s.row.relation)
 	}
-	if err := s.row.fill(t); err != nil {
+	if err := s.row.fill(t, s.rel.partitions(t)); err != nil {
 		return fmt.Errorf("position %s: %w", position, err)
 	}
 	s.change = connector.Change{Position: position, CommitTime: s.at, Op: s.row.op, Table: t}

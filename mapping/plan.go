@@ -302,8 +302,20 @@ func (c *column) number(dst []byte, r *row) ([]byte, bool, error) {
 	if err != nil || d.Kind == connector.Null {
 		return dst, false, err
 	}
-	if !isNumber(d.Text) {
-		return dst, false, c.failed(noNumber(d.Text))
+	switch c.typ.kind {
+	case intKind:
+		_, err = decodeInt(d.Text)
+	case decimalKind:
+		if !isDecimal(d.Text) {
+			err = noNumber(d.Text)
+		}
+	default:
+		if !isNumber(d.Text) {
+			err = noNumber(d.Text)
+		}
+	}
+	if err != nil {
+		return dst, false, c.failed(err)
 	}
 	return append(dst, d.Text...), true, nil
 }

@@ -69,14 +69,14 @@ func (c *column) text(r *row) (text []byte, ok bool, err error) {
 	case textKind:
 		return d.Text, true, nil
 	case intKind:
-		if !isWhole(d.Text) {
-			return nil, false, c.failed(errNoWhole)
+		if _, err := decodeInt(d.Text); err != nil {
+			return nil, false, c.failed(err)
 		}
 		return d.Text, true, nil
 	case blankTextKind:
 		return trimBlanks(d.Text), true, nil
 	case decimalKind:
-		if !isNumber(d.Text) {
+		if !isDecimal(d.Text) {
 			return nil, false, c.failed(noNumber(d.Text))
 		}
 		return d.Text, true, nil

@@ -142,11 +142,7 @@ func (t columnType) decode(text []byte, zone *time.Location) (any, error) {
 	case blankTextKind:
 		return string(trimBlanks(text)), nil
 	case intKind:
-		i, err := strconv.ParseInt(string(text), 10, 64)
-		if err != nil {
-			return nil, errNoWhole
-		}
-		return int(i), nil
+		return decodeInt(text)
 	case floatKind:
 		f, err := strconv.ParseFloat(string(text), 64)
 		if err != nil {
@@ -180,7 +176,7 @@ func (t columnType) decode(text []byte, zone *time.Location) (any, error) {
 func trimBlanks(text []byte) []byte { return bytes.TrimRight(text, " ") }
 
 func decodeNumeric(text []byte) (any, error) {
-	if isNumber(text) {
+	if isDecimal(text) {
 		d, err := decimal.NewFromString(string(text))
 		if err != nil {
 			return nil, errNoNumber
@@ -211,10 +207,13 @@ func decodeBool(text []byte) (bool, error) {
 	return text[0] == 't', nil
 }
 
-// isWhole tells the digits of a whole number.
-func isWhole(text []byte) bool {
-	text = bytes.TrimPrefix(text, []byte("-"))
-	return len(text) > 0 && len(text) < 20 && digits(text) == len(text)
+// decodeInt reads a whole number in the one form that PostgreSQL writes: no plus sign, no zeros before it.
+func decodeInt(text []byte) (int, error) {
+	i, err := strconv.ParseInt(string(text), 10, 64)
+	if err != nil || text[0] == '+' || text[0] == '0' && len(text) > 1 || text[0] == '-' && text[1] == '0' {
+		return 0, errNoWhole
+	}
+	return int(i), nil
 }
 
 // digits counts the digits that text begins with.
@@ -224,6 +223,9 @@ func digits(text []byte) (n int) {
 	}
 	return n
 }
+
+// isDecimal tells a number as numeric writes it, always in full.
+func isDecimal(text []byte) bool { return isNumber(text) && !bytes.ContainsAny(text, "eE") }
 
 // isNumber tells a number as JSON writes it, and PostgreSQL too, from NaN, Infinity and -Infinity.
 func isNumber(text []byte) bool {

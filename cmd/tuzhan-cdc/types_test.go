@@ -2,10 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
 )
@@ -237,4 +241,56 @@ func onColumn(expr, column string) string {
 		b.WriteByte(expr[i])
 	}
 	return b.String()
+}
+
+var update = flag.Bool("update", false, "record the values of mapping/testdata/values.txt anew, from a real server")
+
+// TestRecordedValues records, with -update, what a real server sends for each type, as seeds for the fuzzing of package mapping. Without, it says whether the
+// file still tells the truth.
+func TestRecordedValues(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Server(t).Database(t)
+	columns, values := []string{"id int PRIMARY KEY"}, []string{"1"}
+	for i, c := range typeCases() {
+		if db.Server().Major() >= c.from {
+			columns, values = append(columns, fmt.Sprintf("c%d %s", i, c.typ)), append(values, "("+c.value+")::"+c.typ)
+		}
+	}
+	db.Exec(t, typesSchema, "CREATE TABLE crm.types ("+strings.Join(columns, ", ")+")")
+	c := startCapture(t, db.DSN(), db.SlotName(), `
+- {name: m, table: crm.types, on: [insert], event: {eventKey: k, identities: [{identityType: id, identityValue: "${{ id }}"}]}}
+`, func(c *connector.Change, _ *connector.Output) string {
+		var b strings.Builder
+		for i, d := range c.New {
+			base := c.Table.Columns[i].BaseOID
+			if base >= 10_000 {
+				base = 99_999 // another one on each server
+			}
+			if d.Kind == connector.Text {
+				quoted, err := json.Marshal(string(d.Text))
+				if err != nil {
+					panic(err)
+				}
+				fmt.Fprintf(&b, "%d\t%s\n", base, quoted)
+			}
+		}
+		return b.String()
+	})
+	db.Exec(t, "INSERT INTO crm.types VALUES ("+strings.Join(values, ", ")+")")
+	got := c.wait(t, 1)[0]
+	file := filepath.Join("..", "..", "mapping", "testdata", "values.txt")
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	recorded, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(got) {
+		if !strings.Contains(string(recorded), line) {
+			t.Errorf("%s lacks %s", file, line)
+		}
+	}
 }

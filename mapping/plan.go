@@ -310,8 +310,8 @@ func (c *column) number(dst []byte, r *row) ([]byte, bool, error) {
 			err = noNumber(d.Text)
 		}
 	default:
-		if !isNumber(d.Text) {
-			err = noNumber(d.Text)
+		if _, err = decodeFloat(d.Text); err == nil && !isNumber(d.Text) {
+			err = errNotJSON
 		}
 	}
 	if err != nil {

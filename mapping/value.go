@@ -144,11 +144,7 @@ func (t columnType) decode(text []byte, zone *time.Location) (any, error) {
 	case intKind:
 		return decodeInt(text)
 	case floatKind:
-		f, err := strconv.ParseFloat(string(text), 64)
-		if err != nil {
-			return nil, fail("the value is no floating-point number of 64 bits")
-		}
-		return f, nil
+		return decodeFloat(text)
 	case decimalKind:
 		return decodeNumeric(text)
 	case boolKind:
@@ -176,13 +172,29 @@ func (t columnType) decode(text []byte, zone *time.Location) (any, error) {
 func trimBlanks(text []byte) []byte { return bytes.TrimRight(text, " ") }
 
 func decodeNumeric(text []byte) (any, error) {
-	if isDecimal(text) {
-		d, err := decimal.NewFromString(string(text))
-		if err != nil {
-			return nil, errNoNumber
-		}
-		return d, nil
+	if !isDecimal(text) {
+		return noFinite(text)
 	}
+	d, err := decimal.NewFromString(string(text))
+	if err != nil {
+		return nil, errNoNumber
+	}
+	return d, nil
+}
+
+func decodeFloat(text []byte) (float64, error) {
+	if !isNumber(text) {
+		return noFinite(text)
+	}
+	f, err := strconv.ParseFloat(string(text), 64)
+	if err != nil {
+		return 0, errNoNumber
+	}
+	return f, nil
+}
+
+// noFinite reads what float8 and numeric have beside finite numbers.
+func noFinite(text []byte) (float64, error) {
 	switch string(text) {
 	case "NaN":
 		return math.NaN(), nil
@@ -191,7 +203,7 @@ func decodeNumeric(text []byte) (any, error) {
 	case "-Infinity":
 		return math.Inf(-1), nil
 	}
-	return nil, errNoNumber
+	return 0, errNoNumber
 }
 
 var (

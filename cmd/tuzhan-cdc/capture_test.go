@@ -73,6 +73,11 @@ func decodeSet(t *testing.T, text string) *mapping.Set {
 	return set
 }
 
+// newMapper makes a mapper of the set, the same each time.
+func newMapper(set *mapping.Set) connector.Mapper {
+	return set.Mapper(mapping.Options{SystemID: "1", Database: "crm", TimeZone: typesZone})
+}
+
 var typesZone = func() *time.Location {
 	zone, err := time.LoadLocation("Asia/Shanghai")
 	if err != nil {
@@ -91,7 +96,7 @@ func startCapture(t *testing.T, dsn, slot, mappings string, show func(*connector
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &capture{set: set, mapper: set.Mapper(mapping.Options{SystemID: "1", Database: "crm", TimeZone: typesZone}), show: show,
+	c := &capture{set: set, mapper: newMapper(set), show: show,
 		changed: make(chan struct{}), flush: p.Checkpoint.Flush, finished: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.ended = make(chan struct{})

@@ -147,7 +147,7 @@ func TestExpressions(t *testing.T) {
 
 // TestRows reads new, old and bare columns where the operation has no such row, and where PostgreSQL did not send a value.
 func TestRows(t *testing.T) {
-	table, full := wide(), wideRow()
+	table, full := underKey(wide(), connector.IdentityDefault, "id"), wideRow()
 	other := with(full, 6, "before")
 	partial := make(connector.Tuple, len(full)) // all Absent
 	partial[0] = full[0]

@@ -102,7 +102,7 @@ func unknownRow(of connector.Tuple) connector.Tuple {
 
 func unknownStatus(mapping string, line int) string {
 	return fmt.Sprintf("misfit: mapping %s (m.yaml:%d): when: column status is unknown: the table's replica identity does not carry it; "+
-		"ALTER TABLE \"crm\".\"orders\" REPLICA IDENTITY FULL; -- sends it with later changes; those until then can only be given up: "+
+		"the partition that the row is in has another replica identity than its table: tuzhan-cdc check names it; REPLICA IDENTITY FULL sends it with later changes; those until then can only be given up: "+
 		"tuzhan-cdc deadletters set-aside --mapping %[1]s", mapping, line)
 }
 
@@ -233,7 +233,7 @@ func TestValues(t *testing.T) {
 	const identity = `eventKey: k, uuid: 'u${{ 1 }}', identities: [{identityType: phone, identityValue: "1"}], `
 	const head = `{"eventKey":"k","uuid":"u1","identities":[{"identityType":"phone","identityValue":"1"}],`
 	now := `,"time":1714536000123}`
-	noUTF8 := "letter: eventargs.v: column name holds bytes that are no UTF-8; a database in SQL_ASCII keeps what clients have sent: write the value again as UTF-8, then retry"
+	noUTF8 := "letter: eventargs.v: column name holds bytes that are no UTF-8; a database in SQL_ASCII keeps what clients have sent: write the value again as UTF-8; that change is then read"
 	for _, c := range []struct {
 		value string
 		in    *connector.Change
@@ -261,7 +261,7 @@ func TestValues(t *testing.T) {
 		{"eventargs: {v: 'x ${{ nothing }}'}", insert(), head + `"eventargs":{}` + now + " | {}"},
 		{"eventargs: {v: '${{ amount + no_sum }}'}", insert(), "letter: eventargs.v: + can't take a number and null; give a null a default: (x ?? 0)"},
 		{"eventargs: {v: '${{ name }}'}", insert("name", connector.Unchanged), "letter: eventargs.v: column name is unknown: PostgreSQL does not send a long value that an update left alone; " +
-			`ALTER TABLE "crm"."wide" REPLICA IDENTITY FULL; -- sends it with later changes`},
+			"the partition that the row is in has another replica identity than its table: tuzhan-cdc check names it; REPLICA IDENTITY FULL sends it with later changes"},
 		{"eventargs: {v: '${{ name }}'}", insert("name", "\xcf\xc2"), noUTF8}, {"eventargs: {v: '${{ upper(name) }}'}", insert("name", "\xcf\xc2"), noUTF8},
 		{"eventargs: {v: '${{ seen_at }}'}", insert("seen_at", "9999-12-31 20:00:00+00"), "letter: eventargs.v: column seen_at is a time after the year 9999, which can't be sent"},
 		{"eventargs: {v: '${{ seen_at.Year() }}'}", insert("seen_at", "20000-01-01 00:00:00+00"), head + `"eventargs":{"v":20000}` + now + " | {}"},

@@ -116,7 +116,7 @@ func (r *row) read(c *column) (connector.Datum, error) {
 	case connector.Text:
 		if !utf8.Valid(d.Text) {
 			return d, fail("column %s holds bytes that are no UTF-8", c.name).
-				hint("a database in SQL_ASCII keeps what clients have sent: write the value again as UTF-8, then retry")
+				hint("a database in SQL_ASCII keeps what clients have sent: write the value again as UTF-8; that change is then read")
 		}
 		return d, nil
 	case connector.Unchanged:
@@ -141,6 +141,9 @@ func noRow(c *column, op connector.Op) error {
 
 func unknownColumn(c *column, t *connector.Table, why string) *failure {
 	f := fail("column %s %s", c.name, why).hint("%s -- sends it with later changes", identityCure(t))
+	if t.Identity == connector.IdentityFull { // the table's own would carry it
+		f.hint("the partition that the row is in has another replica identity than its table: tuzhan-cdc check names it; REPLICA IDENTITY FULL sends it with later changes")
+	}
 	f.unknown = true
 	return f
 }

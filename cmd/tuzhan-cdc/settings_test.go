@@ -126,7 +126,7 @@ func TestEncodings(t *testing.T) {
 				want := settingsPayload(i+1, c.rows[i+1])
 				if c.rows[i+1] == "!" {
 					want = "letter: mapping s (m.yaml:10): eventargs.name: column name holds bytes that are no UTF-8; a database in SQL_ASCII keeps what clients have sent: " +
-						"write the value again as UTF-8, then retry\n"
+						"write the value again as UTF-8; that change is then read\n"
 				}
 				if got[i/2] != want {
 					t.Errorf("%s\n got %s\nwant %s", c.rows[i], got[i/2], want)

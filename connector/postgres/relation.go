@@ -59,6 +59,10 @@ func (r *relations) partitions(t *connector.Table) *partitioned {
 		}
 		r.leaves[t.OID][leaf.OID] = leaf
 		clear(r.found)
+		if t.Identity == connector.IdentityFull && leaf.Identity != connector.IdentityFull {
+			r.log.Warn("a partition keeps less of old rows than its table's replica identity says: what it does not send is unknown", "table", t.String(),
+				"partition", leaf.String(), "cure", "ALTER TABLE "+TableName{leaf.Schema, leaf.Name}.SQL()+" REPLICA IDENTITY FULL;")
+		}
 	}
 	r.last = nil
 	leaves := r.leaves[t.OID]

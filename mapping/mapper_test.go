@@ -273,6 +273,8 @@ func TestValues(t *testing.T) {
 		{"eventargs: {v: '${{ ratio < -99 ? \"inf\" : ratio }}'}", insert("ratio", "-Infinity"), head + `"eventargs":{"v":"inf"}` + now + " | {}"},
 		{"eventargs: {v: '${{ nan == nan ? nan : 0 }}'}", insert(), head + `"eventargs":{"v":0}` + now + " | {}"},
 		{"eventargs: {v: '${{ doc.x > 1 }}'}", insert("doc", `{"x": 1e999999999}`), "letter: eventargs.v: column doc holds a JSON number that is too large"},
+		{"eventargs: {v: '${{ doc.x > 1 }}'}", insert("doc", `{"x": 1e401}`), "letter: eventargs.v: column doc holds a JSON number that is too large"},
+		{"eventargs: {v: '${{ doc.x }}'}", insert("doc", `{"x": 1.5E-2}`), head + `"eventargs":{"v":0.015}` + now + " | {}"},
 		{"eventargs: {v: '${{ paid }}'}", insert("paid", "yes"), "letter: eventargs.v: column paid is neither true nor false"},
 		{"eventargs: {v: '${{ amount }}'}", insert("amount", "1x"), "letter: eventargs.v: column amount is no number that can be read"},
 		{"eventargs: {v: '${{ id }}'}", insert("name", connector.Unchanged), head + `"eventargs":{"v":860484273911119872}` + now + " | {}"},

@@ -287,6 +287,9 @@ func decodeJSON(text []byte) (any, error) {
 	return exactNumbers(v)
 }
 
+// maxJSONExponent bounds the exponents of JSON numbers, well beyond those of float8.
+const maxJSONExponent = 400
+
 func exactNumbers(v any) (any, error) {
 	var err error
 	switch x := v.(type) {
@@ -295,10 +298,8 @@ func exactNumbers(v any) (any, error) {
 			return int(i), nil
 		}
 		d, err := decimal.NewFromString(x.String())
-		if err == nil {
-			_, err = checkSize(d)
-		}
-		if err != nil { // json (not jsonb) keeps 1e999999999 as it is: to compare that would take all memory
+		// json (not jsonb) keeps 1e999999999 as it is: to compare that, or to write it out, would take all memory.
+		if exponent := d.Exponent(); err != nil || strings.ContainsAny(x.String(), "eE") && (exponent > maxJSONExponent || exponent < -maxJSONExponent) {
 			return nil, fail("the value holds a JSON number that is too large")
 		}
 		return d, nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 )
 
@@ -139,4 +140,33 @@ func unknown(t *testing.T, l letterJSON) []string {
 		t.Fatal(err)
 	}
 	return change.Unknown
+}
+
+// TestNewPartition: a partition has a replica identity of its own, and a new one has DEFAULT though its table has FULL. The server then sends an old row that looks
+// whole, with nulls for what it did not keep; read as such, "became paid" would be true of a paid order.
+func TestNewPartition(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Server(t).Database(t)
+	db.Exec(t, `CREATE SCHEMA crm; CREATE TABLE crm.p (id int PRIMARY KEY, status text) PARTITION BY RANGE (id); ALTER TABLE crm.p REPLICA IDENTITY FULL;
+		CREATE TABLE crm.p1 PARTITION OF crm.p FOR VALUES FROM (0) TO (10); ALTER TABLE crm.p1 REPLICA IDENTITY FULL; INSERT INTO crm.p VALUES (1, NULL), (2, 'paid')`)
+	c := startCapture(t, db.DSN(), db.SlotName(), `
+- name: paid
+  table: crm.p
+  on: [update]
+  when: new.status == "paid" && old?.status != "paid"
+  point: {point: 5, remark: "${{ id }}", phoneList: [{phone: "${{ id }}"}]}
+`, payloads)
+	db.Exec(t, `UPDATE crm.p SET status = 'paid'`, `CREATE TABLE crm.p2 PARTITION OF crm.p FOR VALUES FROM (10) TO (20)`, `INSERT INTO crm.p VALUES (11, 'paid')`,
+		`UPDATE crm.p SET id = 12 WHERE id = 11`, `UPDATE crm.p SET status = 'paid'`, `ALTER TABLE crm.p2 REPLICA IDENTITY FULL`, `UPDATE crm.p SET id = 13, status = 'paid' WHERE id = 12`,
+		`UPDATE crm.p SET status = NULL WHERE id = 1`, `UPDATE crm.p SET status = 'paid' WHERE id = 1`)
+	const point = `{"point":5,"remark":"1","phoneList":[{"phone":"1"}]}` + "\n"
+	for i, want := range []string{point, "", "", "misfit", "", "", "misfit", "", "", point} {
+		got := c.wait(t, 10)[i]
+		if want == "misfit" && strings.HasPrefix(got, "misfit: mapping paid (m.yaml:5): when: column status is unknown") && strings.Contains(got, "the partition that the row is in") {
+			continue
+		}
+		if got != want {
+			t.Errorf("change %d: got %s, want %s", i, got, want)
+		}
+	}
 }

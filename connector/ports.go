@@ -63,9 +63,11 @@ type Output struct {
 	Records []*Record
 	Letters []*DeadLetter
 	// Misfits are letters of class mapping, one for each mapping that can't read the table as it was at the change: a column is gone, or has
-	// another type. The mapping is held, or the letters are stored, as the pipeline decides.
+	// another type, or the replica identity did not carry an old column that the mapping came to. The mapping is held, or the letters are stored, as
+	// the pipeline decides.
 	Misfits []*DeadLetter
-	// Fits counts the mappings that could read the change, wanted or not.
+	// Fits counts the mappings that the change shows to be able to read the table, wanted or not: those that read old columns only where the change
+	// has them.
 	Fits int
 }
 

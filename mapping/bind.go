@@ -16,6 +16,7 @@ type bound struct {
 	optValue      *source // nil: mapping.opt.byOp says
 	tableName     string
 	envelopes     map[string]string // of a group relation, by optType
+	olds          []int             // indexes of the old columns that it reads, but for a comparison of groups
 	// err says why the mapping can't read this shape; nothing else is set then.
 	err error
 }
@@ -42,6 +43,11 @@ func (m *mapping) bind(table *connector.Table, o *Options, ps *strict.Problems) 
 		c.orderBy = b.program(m.orderBy)
 		if p := c.orderBy; p != nil && (p.static == listValue || p.static == mapValue) {
 			ps.Add(m.orderBy.at(0), "orderBy: want one value, but the expression gives %s", p.static)
+		}
+	}
+	for _, u := range m.columns() {
+		if i := table.Column(u.name); u.old && i >= 0 {
+			c.olds = append(c.olds, i)
 		}
 	}
 	c.payload = b.object(m.payload, m.payload.spec.fields)

@@ -17,6 +17,7 @@ import (
 // SQLSTATEs that decide what is done. https://www.postgresql.org/docs/current/errcodes-appendix.html
 const (
 	stateProtocolViolation  = "08P01"
+	stateUntranslatable     = "22P05"
 	stateReadOnly           = "25006"
 	stateInvalidAuth        = "28000"
 	stateInvalidPassword    = "28P01"
@@ -287,6 +288,8 @@ func curesOf(pg *pgconn.PgError, who account) (why, cure string) {
 			"SELECT slot_name, active, restart_lsn FROM pg_replication_slots; -- drop what nobody uses, or raise max_replication_slots and restart"
 	case stateTooManyConnections:
 		return "the server takes no more connections", "raise max_connections or max_wal_senders and restart; SHOW max_wal_senders;"
+	case stateUntranslatable:
+		return "the database holds a character that PostgreSQL can't write as UTF-8", "see the server's log for the character; without it the slot can only be made anew: tuzhan-cdc slot drop"
 	case stateInUse:
 		return "another process holds the slot", "SELECT slot_name, active_pid FROM pg_replication_slots WHERE active;"
 	case stateReadOnly:

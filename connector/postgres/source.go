@@ -90,7 +90,7 @@ const (
 // NewSource makes a source that streams what Prepare has prepared.
 func NewSource(cfg Config, p *Prepared, alarms *connector.Alarms, log *slog.Logger) *Source {
 	s := &Source{cfg: cfg, lineage: p.Lineage, names: p.Publications, alarms: alarms, log: log, timing: usualTiming}
-	s.rel = newRelations(s.resolveTypes)
+	s.rel = newRelations(cfg.Uses, log, s.resolveTypes)
 	s.setState("connecting")
 	return s
 }
@@ -214,6 +214,7 @@ func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()
 	s.last = b.sender
 	s.log.Info("streaming", "slot", s.cfg.Slot, "from", start, "publications", strings.Join(s.names, ", "))
 	streaming()
+	s.rel.connected()
 	return s.streamBeside(ctx, &stream{conn: conn, sink: sink, src: s, beside: b, rel: s.rel, messages: messages})
 }
 
@@ -257,45 +258,6 @@ type Refusal struct{ Text, Cure string }
 
 // Error gives text and cure.
 func (r *Refusal) Error() string { return r.Text + "\n  cure: " + r.Cure }
-
-// sessionParams make the server write every type in one way, whatever the database's own settings.
-var sessionParams = map[string]string{
-	"application_name": "tuzhan-cdc", "client_encoding": "UTF8", "datestyle": "ISO, YMD", "intervalstyle": "iso_8601",
-	"timezone": "UTC", "extra_float_digits": "3", "bytea_output": "hex",
-}
-
-// connectReplication opens a connection in replication mode.
-func connectReplication(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
-	cfg, err := pgconn.ParseConfig(dsn)
-	if err != nil {
-		return nil, err
-	}
-	for k, v := range sessionParams {
-		cfg.RuntimeParams[k] = v
-	}
-	cfg.RuntimeParams["replication"] = "database"
-	setDialer(cfg)
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	return pgconn.ConnectConfig(ctx, cfg)
-}
-
-// Connect opens a plain connection for SQL, with the same settings as the stream.
-func Connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(dsn)
-	if err != nil {
-		return nil, err
-	}
-	for k, v := range sessionParams {
-		if k != "timezone" { // the database's own TimeZone is to be seen
-			cfg.RuntimeParams[k] = v
-		}
-	}
-	setDialer(&cfg.Config)
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	return pgx.ConnectConfig(ctx, cfg)
-}
 
 func closeConn(conn *pgconn.PgConn) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)

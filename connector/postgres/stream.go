@@ -292,39 +292,24 @@ func (s *stream) decode(ctx context.Context, start connector.LSN, data []byte) e
 	switch data[0] {
 	case 'I', 'U', 'D':
 		return s.takeRow(start, data)
-	case 'M':
-		return s.logicalMessage(data)
-	case 'B', 'C', 'R', 'T':
-		if err := s.releaseFirst(); err != nil {
-			return err
-		}
+	case 'B', 'C', 'R', 'T', 'Y', 'O', 'M':
 		m, err := parse(data)
 		if err != nil {
 			return fmt.Errorf("message %q of pgoutput after position %s:%d: %w", data[0], s.commit, s.index, err)
 		}
+		if message, ok := m.(*pglogrepl.LogicalDecodingMessage); ok { // it says itself what becomes of rows that were held back
+			return s.logicalMessage(message)
+		}
+		if err := s.releaseFirst(); err != nil {
+			return err
+		}
 		return s.rare(ctx, m)
-	case 'Y', 'O':
-		return nil // type, origin: no row changes
 	}
 	return fmt.Errorf("unknown message %q of pgoutput after position %s:%d: this version speaks protocol 1", data[0], s.commit, s.index)
 }
 
-// parse guards pglogrepl.Parse, which panics on a Relation message that is cut short, and makes room for as many tables as a Truncate
-// message claims to hold before it looks whether they are there.
-func parse(data []byte) (m pglogrepl.Message, err error) {
-	const truncateHeader = 1 + 4 + 1 // type, number of relations, options
-	if data[0] == 'T' && (len(data) < truncateHeader || uint64(binary.BigEndian.Uint32(data[1:])) != uint64(len(data)-truncateHeader)/4) {
-		return nil, errCut
-	}
-	defer func() {
-		if r := recover(); r != nil {
-			m, err = nil, errCut
-		}
-	}()
-	return pglogrepl.Parse(data)
-}
-
 func (s *stream) rare(ctx context.Context, m pglogrepl.Message) error {
+	s.rel.last = nil
 	switch m := m.(type) {
 	case *pglogrepl.BeginMessage:
 		if s.inTx {
@@ -348,6 +333,8 @@ func (s *stream) rare(ctx context.Context, m pglogrepl.Message) error {
 		if isNew {
 			s.src.log.Debug("table shape", "table", t.String(), "columns", len(t.Columns))
 		}
+	case *pglogrepl.TypeMessage:
+		s.rel.name(m)
 	case *pglogrepl.TruncateMessage:
 		s.src.truncates.Add(1)
 		names := make([]string, len(m.RelationIDs))
@@ -375,7 +362,7 @@ func (s *stream) rowMessage(data []byte) error {
 	if t == nil {
 		return fmt.Errorf("the row at position %s is of relation %d, of which no Relation message came", position, s.row.relation)
 	}
-	if err := s.row.fill(t); err != nil {
+	if err := s.row.fill(t, s.rel.partitions(t)); err != nil {
 		return fmt.Errorf("position %s: %w", position, err)
 	}
 	s.change = connector.Change{Position: position, CommitTime: s.at, Op: s.row.op, Table: t, Skip: s.skip}

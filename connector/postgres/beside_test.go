@@ -338,7 +338,7 @@ func TestStandbyWaits(t *testing.T) {
 	l := runLogged(t, db, cfg, p, newRecorder(p.Checkpoint.Flush, true), usualTiming, log)
 	log.until(t, 1, "msg=alarm", "about=source", "another process holds the slot")
 	l.reconnected(t, 3)
-	if got := l.src.Status().State; got != "waiting" && got != "connecting" {
+	if got := l.src.Status().State; got != "waiting" {
 		t.Errorf("state %s", got)
 	}
 	closeConn(repl)

@@ -271,3 +271,36 @@ func TestSlotLostWhileStreaming(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestWrongPasswordAtTheStart is believed at the third try.
+func TestWrongPasswordAtTheStart(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Server(t).Database(t)
+	role, dsn := owner(t, db)
+	db.Exec(t, `ALTER ROLE `+role+` PASSWORD 'another'`)
+	cfg := config(db, db.SlotName(), "t")
+	cfg.DSN = dsn
+	log := slog.New(slog.DiscardHandler)
+	alarms := connector.NewAlarms(log)
+	_, err := Prepare(t.Context(), cfg, &connector.Saved{}, func([]*connector.Table) error { return nil }, alarms, log)
+	var r *Refusal
+	if !errors.As(err, &r) || !strings.Contains(r.Text, "28P01") {
+		t.Errorf("%v", err)
+	}
+	if list := alarms.List(); len(list) != 1 || list[0].Times != wrongPasswordTries-1 {
+		t.Errorf("alarms %+v, want one that was raised %d times", list, wrongPasswordTries-1)
+	}
+}
+
+// TestPeerThatNeverAnswers: at the start too, a peer that takes the connection and says nothing is given up.
+func TestPeerThatNeverAnswers(t *testing.T) {
+	t.Parallel()
+	proxy := pgtest.Proxy(t, pgtest.Server(t).Addr())
+	proxy.Pause()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond) // stands in for connectTimeout
+	defer cancel()
+	_, err := Connect(ctx, readdressed(t, pgtest.Server(t).DSN("postgres"), proxy.Addr()))
+	if err == nil || !Passing(err) {
+		t.Errorf("%v", err)
+	}
+}

@@ -127,4 +127,6 @@ type Change struct {
 	// Old is the row before the change; nil on insert and snapshot. On update it is never nil: where PostgreSQL sent no old row, it
 	// holds the identity's columns (which stayed as they were) and the rest is Absent.
 	Old Tuple
+	// Skip says that the transaction began with the skip marker: the change is settled without records.
+	Skip bool
 }

@@ -57,6 +57,10 @@ type Pipeline struct {
 	letters letterQueue
 
 	changes, skipped, records, mappingLetters atomic.Uint64
+
+	marked                            uint64 // changes of the transaction markedIn that its marker has settled; the reader's goroutine only
+	markedIn                          LSN
+	markedTransactions, markedChanges atomic.Uint64
 }
 
 // PipelineOptions are what a pipeline is made of. All fields are required.
@@ -128,6 +132,10 @@ func (p *Pipeline) Change(c *Change) error {
 	if c.Position.Compare(p.streamed) > 0 {
 		p.streamed = c.Position
 	}
+	if c.Skip {
+		p.settleMarked(c)
+		return nil
+	}
 	if p.tracker.skip(c.Position, c.CommitTime) {
 		p.skipped.Add(1)
 	} else {
@@ -173,6 +181,7 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 		case t == nil:
 			p.hold(misfit.Mapping, c, HoldMisfit, misfit.Reason)
 		case t.SetAside:
+			misfit.Uncounted = true
 			p.out.Letters = append(p.out.Letters, misfit)
 		default:
 			p.holdAgain(t, c, HoldMisfit, misfit.Reason)
@@ -235,8 +244,33 @@ func (p *Pipeline) passKnown() (done []RecordKey) {
 	return done
 }
 
+// settleMarked settles a change without records, because its transaction began with the skip marker. A mapping that is held keeps its place before
+// the change, which then comes again, marked as it is now.
+func (p *Pipeline) settleMarked(c *Change) {
+	if p.tracker.skip(c.Position, c.CommitTime) {
+		p.skipped.Add(1)
+	} else {
+		p.tracker.add(c.Position, c.CommitTime, 0, nil)
+		p.marked, p.markedIn = p.marked+1, c.Position.Commit
+	}
+	for _, t := range p.tracks {
+		if t.follows(c.Position) && !t.tracker.skip(c.Position, c.CommitTime) {
+			t.tracker.add(c.Position, c.CommitTime, 0, nil)
+		}
+	}
+	p.checkDue()
+}
+
 // Commit ends a transaction.
-func (p *Pipeline) Commit(_, end LSN, _ time.Time) { p.advance(end) }
+func (p *Pipeline) Commit(commit, end LSN, _ time.Time) {
+	if p.marked > 0 && commit == p.markedIn { // older ones may come again first
+		p.markedTransactions.Add(1)
+		p.markedChanges.Add(p.marked)
+		p.log.Info("transaction skipped, as its marker asks: its changes are settled without records", "commit", commit, "changes", p.marked)
+		p.marked = 0
+	}
+	p.advance(end)
+}
 
 // KeepAlive takes the server's WAL end between two transactions.
 func (p *Pipeline) KeepAlive(walEnd LSN) { p.advance(walEnd) }
@@ -358,6 +392,8 @@ type Progress struct {
 	Changes, Skipped, Records uint64
 	// MappingLetters counts dead letters of class mapping made by this process.
 	MappingLetters uint64
+	// MarkedTransactions began with the skip marker; MarkedChanges are their changes, settled without records by this process.
+	MarkedTransactions, MarkedChanges uint64
 	// Open is the number of changes that are read and not settled.
 	Open int
 	// Oldest is the oldest of them (or the last change read, when Open is 0), OldestTime when it was committed.
@@ -373,6 +409,7 @@ func (p *Pipeline) Progress() Progress {
 	open := p.tracker.opened()
 	return Progress{
 		Changes: p.changes.Load(), Skipped: p.skipped.Load(), Records: p.records.Load(), MappingLetters: p.mappingLetters.Load(),
+		MarkedTransactions: p.markedTransactions.Load(), MarkedChanges: p.markedChanges.Load(),
 		Open: open, Oldest: oldest, OldestTime: at, Checkpoint: p.written.Load(),
 	}
 }

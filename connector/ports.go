@@ -135,7 +135,7 @@ type Saved struct {
 	Checkpoint *Checkpoint
 	// Known holds what is known of records that the checkpoint does not cover, under RecordID.Key.
 	Known map[RecordKey]Known
-	// OpenLetters counts the open dead letters.
+	// OpenLetters counts the open dead letters, without the uncounted ones.
 	OpenLetters int
 }
 

@@ -127,6 +127,8 @@ type DeadLetter struct {
 	Decrease bool
 	// Change is the change as ChangeJSON writes it; for ClassMapping only.
 	Change json.RawMessage
+	// Uncounted says that the letter does not count for delivery.maxDeadLetters: its held mapping's changes were given up as a whole.
+	Uncounted bool
 	// Attempts counts the requests that carried the record.
 	Attempts int
 	// Answer is the last answer to the record, if there was one.

@@ -1,6 +1,7 @@
 package connector
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,9 @@ type tracker struct {
 	partial   []RecordKey
 
 	settled *atomic.Uint64 // counts the changes that are settled; trackers share it
+
+	// How many the last checkpoint had: the next one's lists are made as long at once, since there may be many and they are made several times a second.
+	ranges, partials int
 }
 
 // openChange is a change some of whose records are not settled. It is guarded by tracker.mu.
@@ -61,10 +65,18 @@ func (t *tracker) skip(p Position, at time.Time) bool {
 		t.inherited = t.inherited[1:]
 	}
 	if len(t.inherited) > 0 && p.Compare(t.inherited[0].From) >= 0 {
-		t.read, t.readTime = p, at
+		t.pass(p, at)
 		return true
 	}
 	return false
+}
+
+// pass notes that p was read. What an earlier run has settled of changes up to it is of no more use.
+func (t *tracker) pass(p Position, at time.Time) {
+	t.read, t.readTime = p, at
+	for len(t.partial) > 0 && t.partial[0].Position.Compare(p) <= 0 {
+		t.partial = t.partial[1:]
+	}
 }
 
 // add notes a change that was read and of which `waiting` records are to be settled; with none it is settled at once and nil comes back.
@@ -72,7 +84,7 @@ func (t *tracker) add(p Position, at time.Time, waiting int, done []RecordKey) *
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	low, lowTime := t.read, t.readTime
-	t.read, t.readTime = p, at
+	t.pass(p, at)
 	if waiting == 0 {
 		t.settled.Add(1)
 		return nil
@@ -127,6 +139,7 @@ func (t *tracker) checkpoint() *Checkpoint {
 	if t.first != nil {
 		cp.Settled, cp.CommitTime, cp.Flush = t.first.lowBefore, t.first.lowTime, t.first.markBefore
 	}
+	cp.Ranges, cp.Partial = slices.Grow(cp.Ranges, t.ranges), slices.Grow(cp.Partial, t.partials)
 	for c := t.first; c != nil; c = c.next {
 		end := t.read
 		if c.next != nil {
@@ -150,6 +163,7 @@ func (t *tracker) checkpoint() *Checkpoint {
 			cp.Partial = append(cp.Partial, k)
 		}
 	}
+	t.ranges, t.partials = len(cp.Ranges), len(cp.Partial)
 	return cp
 }
 

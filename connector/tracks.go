@@ -196,13 +196,18 @@ type HeldMapping struct {
 	SetAside bool `json:"setAside,omitempty"`
 }
 
+// HeldMapping tells of a track.
+func (t *Track) HeldMapping() HeldMapping {
+	return HeldMapping{t.Mapping, t.Since, t.SinceTime, t.Reason, t.SetAside}
+}
+
 // HeldMappings gives the mappings that are held. Safe for concurrent use.
 func (p *Pipeline) HeldMappings() []HeldMapping {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	list := make([]HeldMapping, 0, len(p.tracks))
 	for _, t := range p.tracks {
-		list = append(list, HeldMapping{t.Mapping, t.Since, t.SinceTime, t.Reason, t.SetAside})
+		list = append(list, t.HeldMapping())
 	}
 	for _, h := range p.holds {
 		if !slices.ContainsFunc(list, func(x HeldMapping) bool { return x.Mapping == h.mapping }) {

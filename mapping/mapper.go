@@ -108,7 +108,7 @@ func (m *mapper) bind(table *connector.Table) []*bound {
 		var ps strict.Problems
 		b := x.bind(table, &m.options, &ps)
 		if err := ps.Err(); err != nil {
-			b = &bound{mapping: x, err: misfit(table, ps.All())}
+			b = &bound{mapping: x, tableName: table.String(), err: misfit(table, ps.All())}
 		}
 		list = append(list, b)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platform"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
 	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
 )
@@ -72,16 +74,62 @@ func checkDatabase(ctx context.Context, cfg *config.Config) []postgres.Finding {
 		return []postgres.Finding{failure("database", err)}
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	saved, history := checkState(ctx, cfg)
 	report, err := postgres.Preflight(ctx, conn, postgres.PreflightParams{Uses: uses(cfg.Mappings), Slot: cfg.Source.Slot,
-		Publication: cfg.Source.Publication, WALBudget: cfg.Source.WALBudget})
+		Publication: cfg.Source.Publication, WALBudget: cfg.Source.WALBudget,
+		Known: saved != nil, Heartbeat: cfg.Source.Heartbeat > 0, Failover: cfg.Source.Failover})
 	if err != nil {
 		return []postgres.Finding{failure("database", err)}
+	}
+	if report.Findings = append(report.Findings, history...); !report.Failed() {
+		report.Findings = append(report.Findings, checkHistory(ctx, cfg, saved)...)
 	}
 	tables, err := postgres.LoadUsed(ctx, conn, uses(cfg.Mappings), cfg.Source.Publication)
 	if err != nil {
 		return append(report.Findings, failure("database", err))
 	}
 	return append(report.Findings, mappingFindings(cfg.Mappings, tables)...)
+}
+
+// checkState reads the state, nil where there is none yet; one that can't be read is a finding.
+func checkState(ctx context.Context, cfg *config.Config) (*connector.Saved, []postgres.Finding) {
+	finding := func(err error) []postgres.Finding {
+		return []postgres.Finding{{Severity: postgres.SeverityError, Subject: "state", Text: err.Error()}}
+	}
+	r, err := state.OpenReader(ctx, cfg.State.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, finding(err)
+	}
+	defer r.Close()
+	saved, err := r.Load(ctx)
+	if err != nil {
+		return nil, finding(err)
+	}
+	if saved.Checkpoint == nil {
+		return nil, nil
+	}
+	return saved, nil
+}
+
+// checkHistory gives the refusal that run would end with, for what state, slot and file say together.
+func checkHistory(ctx context.Context, cfg *config.Config, saved *connector.Saved) []postgres.Finding {
+	if saved == nil {
+		saved = &connector.Saved{}
+	}
+	err := refuseGone(saved.Checkpoint, cfg.Mappings)
+	if err == nil {
+		err = postgres.CheckHistory(ctx, sourceConfig(cfg), saved)
+	}
+	switch {
+	case err != nil:
+		return []postgres.Finding{failure("state", err)}
+	case saved.Checkpoint == nil:
+		return []postgres.Finding{{Severity: postgres.SeverityInfo, Subject: "state", Text: "there is none yet: run makes it at " + cfg.State.Path}}
+	}
+	return []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "state", Text: fmt.Sprintf("settled up to %s, which the server's history has", saved.Checkpoint.Settled)}}
 }
 
 // failure is a neighbour that could not be asked: a warning where that passes, else an error.
@@ -115,6 +163,9 @@ func checkPlatform(ctx context.Context, cfg *config.Config) []postgres.Finding {
 	var e *platform.Error
 	if errors.As(err, &e) {
 		f.Text, f.Cure = e.Op+": "+e.Reason, e.Cure
+		if e.Passing() {
+			f.Severity, f.Text = postgres.SeverityWarning, "not to be reached, so not checked: "+f.Text
+		}
 	}
 	return []postgres.Finding{f}
 }

@@ -74,6 +74,13 @@ func TestCheckUnreachable(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "not checked") || strings.Contains(out+errs, "hidden-word") {
 		t.Errorf("no database: exit %d\n%s%s", code, out, errs)
 	}
+	r.dsn = r.db.DSN()
+	r.write(crmMappings, "")
+	r.web.Close()
+	out, errs, code = r.run("check")
+	if code != 0 || !strings.Contains(out, "warning  platform: not to be reached") {
+		t.Errorf("no platform: exit %d\n%s%s", code, out, errs)
+	}
 	out, _, code = r.run("check", "--offline")
 	if code != 0 || strings.Contains(out, "not checked") {
 		t.Errorf("offline: exit %d\n%s", code, out)
@@ -134,7 +141,7 @@ func TestUsage(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
 	for _, args := range [][]string{{"deadletters"}, {"deadletters", "list", "--class", "odd"}, {"deadletters", "show"}, {"deadletters", "show", "x"},
-		{"status", "--output", "yaml"}, {"check", "--nonsense"}, {"run", "now"}, {"slot"}} {
+		{"status", "--output", "yaml"}, {"check", "--nonsense"}, {"run", "now"}, {"slot"}, {"chekc"}} {
 		if _, errs, code := r.run(args...); code != 2 || errs == "" {
 			t.Errorf("%q: exit %d, %s", args, code, errs)
 		}

@@ -48,10 +48,10 @@ func deadLettersCommand() *cobra.Command {
 			if err := noArgs(c, args); err != nil {
 				return err
 			}
-			return usageError{fmt.Errorf("say what to do: list or show\nsee `%s --help`", c.CommandPath())}
+			return usageError{fmt.Errorf("say what to do: list, show or set-aside\nsee `%s --help`", c.CommandPath())}
 		},
 	}
-	c.AddCommand(lettersListCommand(), lettersShowCommand())
+	c.AddCommand(lettersListCommand(), lettersShowCommand(), setAsideCommand())
 	return c
 }
 
@@ -143,13 +143,17 @@ func readState(c *cobra.Command, do func(*state.Reader) error) error {
 	}
 	r, err := state.OpenReader(c.Context(), cfg.State.Path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("there is no state file at %s yet: `tuzhan-cdc run` makes it (a relative state.path counts from the working directory)", cfg.State.Path)
+		return noState(cfg.State.Path)
 	}
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	return do(r)
+}
+
+func noState(path string) error {
+	return fmt.Errorf("there is no state file at %s yet: `tuzhan-cdc run` makes it (a relative state.path counts from the working directory)", path)
 }
 
 func lettersJSON(letters []*connector.DeadLetter) []letterJSON {

@@ -103,6 +103,7 @@ type rig struct {
 	sim  *platformsim.Sim
 	web  *httptest.Server
 	file string
+	env  []string // of the program, beside what newRig's file needs
 	proc *process
 }
 
@@ -190,7 +191,7 @@ func (b *logBuffer) String() string {
 // command prepares the program with its environment.
 func (r *rig) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(program, append(args, "-c", r.file)...)
-	cmd.Env = append(os.Environ(), "TUZHAN_APP_SECRET=s3cret-of-the-app")
+	cmd.Env = append(append(os.Environ(), "TUZHAN_APP_SECRET=s3cret-of-the-app"), r.env...)
 	return cmd
 }
 
@@ -215,9 +216,9 @@ func (r *rig) start() {
 	r.proc.until("msg=streaming")
 }
 
-func (r *rig) launch() {
+func (r *rig) launch(args ...string) {
 	r.t.Helper()
-	p := &process{t: r.t, cmd: r.command("run"), log: &logBuffer{changed: make(chan struct{})}, done: make(chan struct{})}
+	p := &process{t: r.t, cmd: r.command(append([]string{"run"}, args...)...), log: &logBuffer{changed: make(chan struct{})}, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	if err := p.cmd.Start(); err != nil {
 		r.t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,6 +74,7 @@ func newLogger(cfg config.Log, w io.Writer) *slog.Logger {
 type connectorParts struct {
 	cfg      *config.Config
 	started  time.Time
+	waiting  *atomic.Bool // another process holds the slot that is to be taken over
 	alarms   *connector.Alarms
 	store    *state.SQLite
 	reader   *state.Reader
@@ -83,7 +85,7 @@ type connectorParts struct {
 }
 
 func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown time.Duration, accept accepted) (err error) {
-	parts := &connectorParts{cfg: cfg, started: time.Now(), alarms: connector.NewAlarms(log)}
+	parts := &connectorParts{cfg: cfg, started: time.Now(), waiting: new(atomic.Bool), alarms: connector.NewAlarms(log)}
 	view := &view{}
 	view.set(parts)
 	store, err := state.Open(ctx, cfg.State.Path, state.Options{Logger: log})
@@ -120,7 +122,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 
 func sourceConfig(cfg *config.Config) postgres.Config {
 	return postgres.Config{DSN: cfg.Source.DSN.Reveal(), Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Uses: uses(cfg.Mappings),
-		Points: cfg.Mappings.Has(connector.Point)}
+		Points: cfg.Mappings.Has(connector.Point), Heartbeat: cfg.Source.Heartbeat, Failover: cfg.Source.Failover}
 }
 
 // uses tells the source what the mappings want published.
@@ -138,17 +140,6 @@ func deliveryConfig(cfg *config.Config, shutdown time.Duration) delivery.Config 
 	return delivery.Config{Concurrency: d.Concurrency, PointConcurrency: d.PointConcurrency, MaxBatch: d.MaxBatch, MaxBatchBytes: d.MaxBatchBytes,
 		MaxPending: d.MaxPending, MaxPendingBytes: d.MaxPendingBytes, BackoffInitial: d.Backoff.Initial, BackoffMax: d.Backoff.Max,
 		MaxDeadLetters: d.MaxDeadLetters, ShutdownTimeout: shutdown}
-}
-
-// countOpen counts the open dead letters of all classes.
-func countOpen(store *state.SQLite) func(context.Context) (int, error) {
-	return func(ctx context.Context) (n int, err error) {
-		counts, err := store.CountOpen(ctx)
-		for _, c := range counts {
-			n += c
-		}
-		return n, err
-	}
 }
 
 // timeZone is the zone of timestamps without one: the file's, else the database's.

@@ -70,6 +70,7 @@ func stoppedStatus(ctx context.Context, cfg *config.Config) (*status.Snapshot, e
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
+	parts.watcher.once = true
 	parts.watcher.look(ctx)
 	v := &view{}
 	v.set(parts)
@@ -91,7 +92,7 @@ func (v *view) set(p *connectorParts) {
 // snapshot gathers what all parts say now.
 func (v *view) snapshot(ctx context.Context) status.Snapshot {
 	p := v.parts.Load()
-	s := status.Snapshot{State: status.Starting, Version: version, Since: p.started, Held: []string{}, Alarms: p.alarms.List(), LastErr: p.alarms.LastError(),
+	s := status.Snapshot{State: status.Starting, Version: version, Since: p.started, Held: []string{}, HeldMappings: []connector.HeldMapping{}, Gaps: []connector.Gap{}, Alarms: p.alarms.List(), LastErr: p.alarms.LastError(),
 		DeadLetters: map[connector.Class]int{}, Mappings: []status.Mapping{}}
 	for _, class := range connector.Classes {
 		s.DeadLetters[class] = 0
@@ -101,6 +102,7 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		s.Slot.Known, s.Slot.Active, s.Slot.WALStatus = true, slot.Active, slot.WALStatus
 		s.Slot.Confirmed, s.Slot.RetainedBytes = slot.ConfirmedFlush, slot.Retained
 		s.Lag.Bytes = max(0, int64(slot.WALEnd)-int64(slot.ConfirmedFlush))
+		p.watcher.measured(&s.Slot)
 	}
 	if p.reader != nil {
 		if open, err := p.reader.CountOpen(ctx); err == nil {
@@ -108,6 +110,12 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 				s.DeadLetters[class] = n
 			}
 		}
+		if gaps, err := p.reader.Gaps(ctx); err == nil {
+			s.Gaps = gaps
+		}
+	}
+	if p.waiting != nil && p.waiting.Load() {
+		s.State = status.Waiting
 	}
 	switch {
 	case p.pipeline != nil:
@@ -119,6 +127,8 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 			s.Lag.Seconds = max(0, time.Since(progress.OldestTime).Seconds())
 		}
 		s.State = sourceState(p.source.Status().State)
+		s.HeldMappings = p.pipeline.HeldMappings()
+		s.Skipped = status.Skipped{Transactions: progress.MarkedTransactions, Changes: progress.MarkedChanges}
 		for _, m := range p.cfg.Mappings.List() {
 			count := stats.Mappings[m.Name]
 			s.Mappings = append(s.Mappings, status.Mapping{Name: m.Name, Table: m.Table, Kind: m.Kind.String(),
@@ -127,9 +137,26 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 	case p.reader != nil:
 		if cp, err := p.reader.Checkpoint(ctx); err == nil {
 			s.Checkpoint = status.CheckpointOf(cp)
+			s.HeldMappings = heldOf(cp)
+		}
+	}
+	for _, h := range s.HeldMappings {
+		if h.Reason != "" {
+			s.Held = append(s.Held, h.Mapping)
 		}
 	}
 	return s
+}
+
+// heldOf tells of the held mappings of a checkpoint.
+func heldOf(cp *connector.Checkpoint) []connector.HeldMapping {
+	list := []connector.HeldMapping{}
+	if cp != nil {
+		for i := range cp.Tracks {
+			list = append(list, cp.Tracks[i].HeldMapping())
+		}
+	}
+	return list
 }
 
 func sourceState(state string) string {
@@ -149,8 +176,11 @@ type slotWatcher struct {
 	cfg    *config.Config
 	alarms *connector.Alarms
 
-	mu   sync.Mutex
-	slot *postgres.Slot
+	mu    sync.Mutex
+	slot  *postgres.Slot
+	meter postgres.WALMeter // of look's goroutine
+	rate  postgres.WALRate
+	once  bool // there will be one look only
 }
 
 const watchEvery = 5 * time.Second
@@ -177,27 +207,12 @@ func (w *slotWatcher) Run(ctx context.Context) error {
 func (w *slotWatcher) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, watchEvery)
 	defer cancel()
-	slot, err := func() (*postgres.Slot, error) {
-		conn, err := postgres.Connect(ctx, w.cfg.Source.DSN.Reveal())
-		if err != nil {
-			return nil, err
-		}
-		defer conn.Close(context.WithoutCancel(ctx))
-		return postgres.SlotState(ctx, conn, w.cfg.Source.Slot)
-	}()
+	slot, rate, err := w.ask(ctx)
 	w.mu.Lock()
-	w.slot = slot
+	w.slot, w.rate = slot, rate
 	w.mu.Unlock()
-	if err != nil || !slot.Exists {
-		return
-	}
-	budget := w.cfg.Source.WALBudget
-	if slot.Retained > budget/10*8 {
-		w.alarms.Raise("source/wal", fmt.Sprintf("the slot %q keeps %s of WAL on the server; source.walBudget is %s",
-			w.cfg.Source.Slot, sizeText(slot.Retained), sizeText(budget)),
-			"look at the other alarms for what holds the checkpoint, and at the server's free disk")
-	} else {
-		w.alarms.Clear("source/wal")
+	if err == nil && slot.Exists {
+		w.warn(slot, rate)
 	}
 }
 
@@ -227,6 +242,7 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 	if s.Slot.Known {
 		line("slot", "%s, confirmed %s, keeps %s of WAL (budget %s), wal_status %s", s.Slot.Name, s.Slot.Confirmed, sizeText(s.Slot.RetainedBytes),
 			sizeText(s.Slot.WALBudget), s.Slot.WALStatus)
+		line("outage allowed", "%s", outageText(&s.Slot))
 		line("lag", "%s, %.1f s", sizeText(s.Lag.Bytes), s.Lag.Seconds)
 	} else {
 		line("slot", "%s: not there, or the server is not to be reached", s.Slot.Name)
@@ -242,8 +258,26 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 		letters = append(letters, fmt.Sprintf("%s %d", class, s.DeadLetters[class]))
 	}
 	line("dead letters", "%s", strings.Join(letters, ", "))
+	for _, h := range s.HeldMappings {
+		switch {
+		case h.Reason == "":
+			line("working off", "%s, since %s", h.Mapping, h.Since)
+		case h.Since.IsZero():
+			line("HELD", "%s, from its next change on: %s", h.Mapping, h.Reason)
+		case h.SetAside:
+			line("SET ASIDE", "%s, since %s (committed %s): %s", h.Mapping, h.Since, h.SinceTime.Local().Format(time.DateTime), h.Reason)
+		default:
+			line("HELD", "%s, since %s (committed %s): %s", h.Mapping, h.Since, h.SinceTime.Local().Format(time.DateTime), h.Reason)
+		}
+	}
+	for _, g := range s.Gaps {
+		line("GAP", "%s", gapText(g))
+	}
 	for _, m := range s.Mappings {
 		line("mapping", "%s (%s, %s): %d delivered since the start", m.Name, m.Table, m.Kind, m.Delivered)
+	}
+	if s.Skipped.Transactions > 0 {
+		line("skipped", "%d transactions by their marker, %d changes, since the start", s.Skipped.Transactions, s.Skipped.Changes)
 	}
 	if s.LastErr != nil {
 		line("last error", "%s: %s", s.LastErr.At.Local().Format(time.DateTime), s.LastErr.Text)
@@ -253,4 +287,16 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 		line("", "cure: %s", a.Cure)
 	}
 	return t.Flush()
+}
+
+// gapText tells of a gap in one line.
+func gapText(g connector.Gap) string {
+	what, to := "all mapped tables", "an unknown end"
+	if g.Table != "" {
+		what = "table " + g.Table
+	}
+	if g.To != 0 {
+		to = g.To.String()
+	}
+	return fmt.Sprintf("%s, from %s to %s, recorded %s: %s", what, g.From, to, g.At.Local().Format(time.DateTime), strings.Join(strings.Fields(g.Reason), " "))
 }

@@ -99,6 +99,7 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 	}
 	p := &prepared{source: sourceConfig(cfg), unfit: map[string]string{}}
 	p.source.AcceptGap, p.source.NewState, p.source.Gap = s.accept.gap, s.accept.newState, store.AddGap
+	p.source.Waiting = s.parts.waiting.Store
 	p.Prepared, err = postgres.Prepare(ctx, p.source, saved, checkTables(cfg.Mappings, known, p.unfit), s.parts.alarms, s.log)
 	if err != nil || ctx.Err() != nil {
 		return nil, err
@@ -179,6 +180,9 @@ func (s *supervisor) carryOut(cp *connector.Checkpoint, requests []state.Request
 				t.SetAside, changed = true, true
 				s.log.Warn("what a held mapping can't read becomes dead letters from now on", "mapping", t.Mapping, "since", t.Since)
 			case state.RequestResume:
+				if t.Held == "" || t.Held == connector.HoldMisfit {
+					continue
+				}
 				t.Held, t.Reason, changed = "", "", true
 				s.log.Info("mapping goes on", "mapping", t.Mapping, "since", t.Since)
 			}
@@ -207,10 +211,13 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 		Mappings: slices.Sorted(slices.Values(cfg.Mappings.Names())),
 		Store:    parts.store, Saved: p.saved, Alarms: parts.alarms, Log: s.log})
 	for name, reason := range p.unfit {
-		parts.pipeline.Hold(name, reason, connector.HoldMisfit)
+		// What a mapping can't read is set aside already, where that was asked for; what it can is sent.
+		if !slices.ContainsFunc(p.saved.Checkpoint.Tracks, func(t connector.Track) bool { return t.Mapping == name && t.SetAside }) {
+			parts.pipeline.Hold(name, reason, connector.HoldMisfit)
+		}
 	}
 	parts.delivery = delivery.New(deliveryConfig(cfg, s.shutdown), delivery.Ports{Platform: client, Store: parts.store,
-		Settle: parts.pipeline.Settle, CountOpen: countOpen(parts.store), Alarms: parts.alarms, Log: s.log}, p.saved.OpenLetters)
+		Settle: parts.pipeline.Settle, CountOpen: parts.store.Counted, Alarms: parts.alarms, Log: s.log}, p.saved.OpenLetters)
 	parts.source = postgres.NewSource(p.source, p.Prepared, parts.alarms, s.log)
 	s.view.set(&parts)
 	defer s.view.set(&s.parts)
@@ -226,6 +233,9 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 	anew := errors.Is(context.Cause(running), errAnew)
 	stop(nil)
 	<-watched
+	// The next pipeline finds out for itself how its endpoints fare.
+	parts.alarms.ClearAll("delivery/")
+	parts.alarms.ClearAll("state")
 	if err == nil && !anew {
 		cp := parts.pipeline.Progress().Checkpoint
 		s.log.Info("stopped", "settled", cp.Settled, "confirmed", cp.Flush)

@@ -40,7 +40,7 @@ type Ports struct {
 	Store    connector.Store
 	// Settle is called once for each record that was submitted and needs no more work.
 	Settle func(*connector.Record)
-	// CountOpen counts the open dead letters in the store.
+	// CountOpen counts the open dead letters in the store that count for MaxDeadLetters.
 	CountOpen func(context.Context) (int, error)
 	Alarms    *connector.Alarms
 	Log       *slog.Logger

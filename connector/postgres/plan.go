@@ -19,6 +19,7 @@ type plan struct {
 	candidates []TableName  // what a missing table may have meant
 	main, ins  *Publication // nil where missing
 	slotExists bool
+	known      bool // there is a state: a publication that is missing beside a living slot is CheckHistory's to say
 	mayCreate  bool // CREATE on the database
 	standby    bool
 	role       string
@@ -325,6 +326,9 @@ func (p *plan) sql() string {
 
 // gap refuses to make a publication beside a living slot: the slot's WAL is decoded with the publications as they were when it was written.
 func (p *plan) gap(name string) {
+	if p.known {
+		return
+	}
 	p.refuse("publication "+name, fmt.Sprintf("it is missing while slot %s exists. Made now, it would be unknown to the WAL that the slot still has to read (42704 for ever), so the slot must be made anew; changes that were committed since the slot's last confirmation are then not sent", p.Slot),
 		"SELECT pg_drop_replication_slot("+literal(p.Slot)+"); -- then start tuzhan-cdc run: it makes publications and slot anew")
 }

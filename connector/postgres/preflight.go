@@ -39,6 +39,10 @@ type PreflightParams struct {
 	Slot, Publication string
 	// WALBudget is source.walBudget in bytes; 0: none.
 	WALBudget int64
+	// Known says that there is a state: whether slot and publications may be missing is CheckHistory's to say.
+	Known bool
+	// Heartbeat and Failover: source.heartbeat and source.failover are on.
+	Heartbeat, Failover bool
 }
 
 // Report is what Preflight found.
@@ -88,7 +92,11 @@ func Preflight(ctx context.Context, conn *pgx.Conn, params PreflightParams) (Rep
 			return Report{}, err
 		}
 	}
+	p.findings = append(p.findings, optionFindings(server, p.slot, params.Heartbeat, params.Failover)...)
 	p.keeping()
+	if err := p.outage(ctx); err != nil {
+		return Report{}, err
+	}
 	return Report{Server: server, Findings: p.findings}, nil
 }
 
@@ -143,6 +151,10 @@ func (p *preflight) version() {
 		p.add(SeverityWarning, "server", v+", a standby: slot and stream depend on the primary too (wal_level, hot_standby_feedback), and publications are made there", "")
 	default:
 		p.add(SeverityOK, "server", v, "")
+	}
+	if p.server.Version/10000 < messagesSince {
+		p.add(SeverityInfo, "skip marker", fmt.Sprintf("PostgreSQL %d does not send it: a transaction that begins with pg_logical_emit_message(true, 'tuzhan_cdc', 'skip') is sent like any other; that takes PostgreSQL %d or newer",
+			p.server.Version/10000, messagesSince), "")
 	}
 }
 
@@ -210,6 +222,7 @@ func (p *preflight) publications(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	plan.known = p.params.Known
 	tables := plan.tableFindings()
 	plan.make()
 	p.findings = append(p.findings, tables...)
@@ -281,6 +294,7 @@ func (p *preflight) slotFindings() {
 	switch {
 	case !validSlotName(p.params.Slot):
 		p.add(SeverityError, subject, "source.slot may have only a to z, 0 to 9 and _ , at most 63 of them", "")
+	case !s.Exists && p.params.Known: // CheckHistory refuses it
 	case !s.Exists:
 		p.add(SeverityInfo, subject, "it is missing: run makes it, and streams what is committed from then on", "")
 	case s.Plugin != plugin:
@@ -294,11 +308,8 @@ func (p *preflight) slotFindings() {
 	case s.Temporary:
 		p.add(SeverityError, subject, "it is temporary and goes with the session that made it: give source.slot another name", "SELECT slot_name, temporary FROM pg_replication_slots;")
 	case s.Lost():
-		reason := "wal_status = " + s.WALStatus
-		if s.Invalidation != "" {
-			reason = s.Invalidation
-		}
-		p.add(SeverityError, subject, "it is invalidated ("+reason+"): what it had not read is gone from the server, so the changes since then are not sent. Make it anew, after seeing to what is missing", drop)
+		why, again := s.whyLost()
+		p.add(SeverityError, subject, "it is invalidated (wal_status "+s.WALStatus+"): "+why+". What it had not read is gone from the server, so the changes since then are not sent. Make it anew, after seeing to what is missing. So that it does not come again: "+again, drop)
 	default:
 		p.livingSlot(subject)
 	}

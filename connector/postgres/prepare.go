@@ -39,16 +39,28 @@ type Prepared struct {
 func Prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func([]*connector.Table) error,
 	alarms *connector.Alarms, log *slog.Logger) (*Prepared, error) {
 	wait, passwords := newBackoff(), 0
+	standby := func(waits bool) {
+		if cfg.Waiting != nil {
+			cfg.Waiting(waits)
+		}
+	}
+	defer standby(false)
 	for {
 		p, err := prepare(ctx, cfg, saved, check, log)
 		var refusal *Refusal
 		var unfit *mapError
+		pause := wait.NextBackOff()
+		standby(slotInUse(err))
 		switch {
 		case err == nil:
 			alarms.Clear("source")
 			return p, nil
 		case ctx.Err() != nil:
 			return nil, nil
+		case slotInUse(err):
+			raiseStandby(alarms, cfg.Slot)
+			sleep(ctx, min(pause, standbyMax))
+			continue
 		case errors.As(err, &unfit):
 			return nil, unfit.err
 		case errors.As(err, &refusal):
@@ -61,46 +73,54 @@ func Prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 			return nil, Explain(err)
 		}
 		alarms.Raise("source", "PostgreSQL is not to be reached: "+Explain(err).Error(), "start the server or mend source.dsn; this is tried again by itself")
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait.NextBackOff()):
-		}
+		sleep(ctx, pause)
 	}
 }
+
+// errHeld says that a slot, which is to be taken over where it stands, is still moved on by another process.
+var errHeld = errors.New("another process reads from the slot")
 
 func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func([]*connector.Table) error, log *slog.Logger) (*Prepared, error) {
 	conn, err := Connect(ctx, cfg.DSN)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer closePlain(conn)
 	repl, err := connectReplication(ctx, cfg.DSN)
 	if err != nil {
 		return nil, err
 	}
 	defer closeConn(repl)
-	id, err := pglogrepl.IdentifySystem(ctx, repl)
+	asking, cancel := context.WithTimeout(ctx, startTimeout) // a peer that vanished is not waited for
+	defer cancel()
+	id, err := pglogrepl.IdentifySystem(asking, repl)
 	if err != nil {
 		return nil, err
 	}
 	p := &Prepared{Lineage: connector.Lineage{SystemID: id.SystemID, Timeline: id.Timeline, Database: id.DBName, Slot: cfg.Slot}, Cut: noCut}
-	server, err := LoadServer(ctx, conn)
+	server, err := LoadServer(asking, conn)
 	if err != nil {
 		return nil, err
 	}
 	p.TimeZone = server.TimeZone
-	slot, err := SlotState(ctx, conn, cfg.Slot)
+	slot, err := SlotState(asking, conn, cfg.Slot)
 	if err != nil {
 		return nil, err
 	}
 	if slot.Exists && slot.Plugin != plugin {
 		return nil, &Refusal{fmt.Sprintf("the slot %q is not a logical slot of the plugin %s", slot.Name, plugin), "choose another name for source.slot"}
 	}
-	breaches, err := p.compare(ctx, conn, repl, cfg, slot, saved, log)
+	if refused := refusal(optionFindings(server, slot, cfg.Heartbeat > 0, cfg.Failover)); refused != nil {
+		return nil, refused
+	}
+	if slot.Active && saved.Checkpoint == nil && !cfg.Points {
+		return nil, errHeld // where to take it over is known when it is free
+	}
+	breaches, err := p.compare(asking, conn, repl, cfg, slot, saved, log)
 	if err != nil {
 		return nil, err
 	}
-	found, err := LoadUsed(ctx, conn, cfg.Uses, cfg.Publication)
+	found, err := LoadUsed(asking, conn, cfg.Uses, cfg.Publication)
 	if err != nil {
 		return nil, err
 	}
@@ -129,16 +149,46 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	p.Lineage.Publications = joinPublications(oids, names)
 	start := slot.ConfirmedFlush
 	if !slot.Exists {
-		start, err = CreateSlot(ctx, repl, NewSlot{Name: cfg.Slot, Plain: conn, Waiting: func(w Wait) {
+		start, err = CreateSlot(ctx, repl, NewSlot{Name: cfg.Slot, Failover: cfg.Failover, Plain: conn, Waiting: func(w Wait) {
 			log.Warn(w.String(), "slot", cfg.Slot, "waited", w.Waited.Round(time.Second), "cure", w.Cure())
 		}})
 		if err != nil {
 			return nil, err
 		}
 		log.Info("slot created", "slot", cfg.Slot, "from", start)
+	} else if cfg.Failover && !slot.Failover && !slot.Active {
+		if err := setFailover(ctx, repl, cfg.Slot); err != nil {
+			return nil, err
+		}
+		log.Info("slot is kept in step on standbys from now on", "slot", cfg.Slot)
 	}
 	p.resolve(saved, breaches, start, log)
 	return p, nil
+}
+
+// CheckHistory compares the server's history with the saved one as Prepare does, and changes nothing: a *Refusal is what run would end with.
+func CheckHistory(ctx context.Context, cfg Config, saved *connector.Saved) error {
+	conn, err := Connect(ctx, cfg.DSN)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	repl, err := connectReplication(ctx, cfg.DSN)
+	if err != nil {
+		return err
+	}
+	defer closeConn(repl)
+	id, err := pglogrepl.IdentifySystem(ctx, repl)
+	if err != nil {
+		return err
+	}
+	slot, err := SlotState(ctx, conn, cfg.Slot)
+	if err != nil {
+		return err
+	}
+	p := &Prepared{Lineage: connector.Lineage{SystemID: id.SystemID, Timeline: id.Timeline, Database: id.DBName, Slot: cfg.Slot}}
+	_, err = p.compare(ctx, conn, repl, cfg, slot, saved, slog.New(slog.DiscardHandler))
+	return err
 }
 
 // compare refuses what must not go on, unless the operator has accepted it: then it gives the breaches.
@@ -184,8 +234,9 @@ func (p *Prepared) takeOver(cfg Config, slot *Slot, log *slog.Logger) error {
 	switch {
 	case !slot.Exists:
 	case slot.Lost():
-		return &Refusal{fmt.Sprintf("the slot %q is invalidated (wal_status %s), and there is no state", slot.Name, slot.WALStatus),
-			"raise max_slot_wal_keep_size; then: SELECT pg_drop_replication_slot(" + literal(slot.Name) + "); and start again"}
+		why, cure := slot.whyLost()
+		return &Refusal{fmt.Sprintf("the slot %q is invalidated (wal_status %s): %s; and there is no state", slot.Name, slot.WALStatus, why),
+			"SELECT pg_drop_replication_slot(" + literal(slot.Name) + "); -- and start again. So that it does not come again: " + cure}
 	case cfg.Points:
 		which := id("new-state", p.Lineage.SystemID, p.Lineage.Database, slot.Name, slot.ConfirmedFlush.String())
 		if cfg.NewState != which {

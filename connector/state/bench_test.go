@@ -64,7 +64,7 @@ func BenchmarkPoints(b *testing.B) {
 
 // BenchmarkSaveCheckpoint writes other ranges each time, beside points of which a few are not covered.
 func BenchmarkSaveCheckpoint(b *testing.B) {
-	for _, n := range []int{0, 100, 10_000} {
+	for _, n := range []int{0, 100, 10_000, 100_000} {
 		b.Run(fmt.Sprintf("%d ranges", n), func(b *testing.B) {
 			s := openBench(b)
 			lists := [][]connector.Range{manyRanges(n + 1), manyRanges(n)}

@@ -338,7 +338,7 @@ func lettersComeBack(t *testing.T, open func() durable) {
 			Payload: json.RawMessage("{\"c_price\": 1420.00, \"x\":\"\\u0000\xff\"}"), Envelope: `{"isMatching":true}`, Keys: []uint64{0, 1 << 63, math.MaxUint64}, Created: created,
 			Answer: &connector.LetterAnswer{HTTPStatus: 200, Code: "400", Msg: "非法", Error: "none"}},
 		{RecordID: point("groups", at(5, 1), 0), Class: connector.ClassFailing, Kind: connector.GroupRelation, OptType: "delete", Payload: json.RawMessage(`{}`),
-			Answer: &connector.LetterAnswer{}, Created: created, Closed: created.Add(time.Second), Resolution: "dropped"},
+			Answer: &connector.LetterAnswer{}, Created: created, Closed: created.Add(time.Second), Resolution: "dropped", Uncounted: true},
 		{RecordID: point("order-points", at(1<<63+4, math.MaxUint32), 0), Class: connector.ClassUncertain, Kind: connector.Point, Decrease: true, Created: created},
 		{RecordID: connector.RecordID{Mapping: "a", Position: at(5, 1)}, Class: connector.ClassMapping, Kind: connector.Event, Change: json.RawMessage(`{"op":"insert"}`)},
 	}

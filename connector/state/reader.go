@@ -128,7 +128,7 @@ func (r *Reader) load(ctx context.Context) (*connector.Saved, error) {
 		connector.Lettered, signed(settled.Commit), settled.Index); err != nil {
 		return nil, err
 	}
-	return saved, tx.QueryRowContext(ctx, "SELECT count(*) FROM dead_letter WHERE closed IS NULL").Scan(&saved.OpenLetters)
+	return saved, tx.QueryRowContext(ctx, countedLetters).Scan(&saved.OpenLetters)
 }
 
 // Checkpoint gives the checkpoint as it is on disk; nil where none was written yet.
@@ -297,7 +297,7 @@ type Filter struct {
 }
 
 const letterColumns = `id, class, kind, mapping, table_name, commit_lsn, idx, number, commit_time, payload, envelope, opt_type, keys,
-	decrease, change, reason, attempts, answer, created, closed, resolution`
+	decrease, change, reason, attempts, answer, created, closed, resolution, uncounted`
 
 // Letters gives the dead letters that f asks for, by ascending id. All of them are held in memory: page through many.
 func (r *Reader) Letters(ctx context.Context, f Filter) ([]*connector.DeadLetter, error) {
@@ -369,7 +369,7 @@ func scanLetter(rows *sql.Rows) (*connector.DeadLetter, error) {
 	var payload, keys, change []byte
 	var answer sql.NullString
 	if err := rows.Scan(&l.ID, &l.Class, &kind, &l.Mapping, &l.Table, &lsn, &l.Position.Index, &l.Number, &commitTime, &payload, &l.Envelope,
-		&l.OptType, &keys, &l.Decrease, &change, &l.Reason, &l.Attempts, &answer, &created, &closed, &l.Resolution); err != nil {
+		&l.OptType, &keys, &l.Decrease, &change, &l.Reason, &l.Attempts, &answer, &created, &closed, &l.Resolution, &l.Uncounted); err != nil {
 		return nil, err
 	}
 	l.Kind, l.Position.Commit, l.CommitTime = connector.KindOf(kind), unsigned(lsn), time.UnixMicro(commitTime).UTC()
@@ -387,6 +387,14 @@ func scanLetter(rows *sql.Rows) (*connector.DeadLetter, error) {
 	}
 	return l, nil
 }
+
+// Counted counts the open dead letters that count for delivery.maxDeadLetters.
+func (r *Reader) Counted(ctx context.Context) (n int, err error) {
+	err = r.db.QueryRowContext(ctx, countedLetters).Scan(&n)
+	return n, fault("reading", r.path, err)
+}
+
+const countedLetters = "SELECT count(*) FROM dead_letter WHERE closed IS NULL AND uncounted = 0"
 
 // CountOpen counts the open dead letters by class; a class that has none is not in it.
 func (r *Reader) CountOpen(ctx context.Context) (map[connector.Class]int, error) {

@@ -77,6 +77,8 @@ ALTER TABLE checkpoint ADD COLUMN timeline INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE checkpoint ADD COLUMN publications TEXT NOT NULL DEFAULT '';
 ALTER TABLE checkpoint ADD COLUMN mappings TEXT NOT NULL DEFAULT '[]';
 
+ALTER TABLE dead_letter ADD COLUMN uncounted INTEGER NOT NULL DEFAULT 0;
+
 -- The stretches that single mappings go through by themselves. They stand beside the checkpoint and are written with it.
 CREATE TABLE track (
 	mapping   TEXT NOT NULL,

@@ -252,7 +252,7 @@ func storedLetters(letters []*connector.DeadLetter) ([]storedLetter, error) {
 		}
 		stored[i].insert = []any{string(l.Class), l.Kind.String(), l.Mapping, l.Table, signed(l.Position.Commit), int64(l.Position.Index), int64(l.Number),
 			key.CommitTime, []byte(l.Payload), l.Envelope, l.OptType, encodeHashes(l.Keys), l.Decrease, []byte(l.Change), l.Reason,
-			int64(l.Attempts), answer, stamp(l.Created), stamp(l.Closed), l.Resolution}
+			int64(l.Attempts), answer, stamp(l.Created), stamp(l.Closed), l.Resolution, l.Uncounted}
 		if l.Kind == connector.Point {
 			stored[i].point = keyArgs(key)
 		}

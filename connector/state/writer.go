@@ -96,8 +96,8 @@ func (w *writer) prepare(ctx context.Context) error {
 		{&w.applied, "UPDATE point SET applied = 1 WHERE " + key},
 		{&w.void, "DELETE FROM point WHERE " + key},
 		{&w.letter, `INSERT INTO dead_letter (class, kind, mapping, table_name, commit_lsn, idx, number, commit_time, payload, envelope, opt_type, keys,
-			decrease, change, reason, attempts, answer, created, closed, resolution)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			decrease, change, reason, attempts, answer, created, closed, resolution, uncounted)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (commit_lsn, idx, mapping, commit_time, number) DO NOTHING`},
 		{&w.checkpoint, `INSERT INTO checkpoint (id, system_id, timeline, database_name, slot, publications, mappings, settled_lsn, settled_idx, flush_lsn,
 			commit_time, written)

@@ -39,6 +39,10 @@ type Source struct {
 	TimeZone *time.Location
 	// WALBudget is how much WAL, in bytes, the slot may keep before there is an alarm. Over 0; default 10 GiB.
 	WALBudget int64
+	// Heartbeat is how often a message is written into the WAL, to move the slot of an idle database on. 0, the default: never.
+	Heartbeat time.Duration
+	// Failover has standbys keep the slot in step (PostgreSQL 17 or newer). Default false.
+	Failover bool
 }
 
 // Display names the database without user and password: host:port/database, or for a Unix socket its folder in place of the host.

@@ -119,6 +119,8 @@ func (l *loader) source(n strict.Node) {
 			}
 		}},
 		entry{"walBudget", l.size(&s.WALBudget, 1<<20, math.MaxInt64)},
+		entry{"heartbeat", l.duration(&s.Heartbeat)},
+		entry{"failover", func(n strict.Node) { set(&s.Failover)(n.Bool()) }},
 	)
 	if l.oneOf(or(n, l.root), fields, "source", "dsn", "dsnFile") && s.DSN.IsSet() {
 		if text, hint := checkDSN(s.DSN.Reveal()); text != "" {

@@ -103,6 +103,43 @@ func (s *PrivateInstance) Restart(t testing.TB) {
 	s.Start(t)
 }
 
+// Copy copies the files of the stopped server.
+func (s *PrivateInstance) Copy(t testing.TB) *throwaway.Copy {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), outageTimeout)
+	defer cancel()
+	c, err := s.cluster.Copy(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Restore puts a copy in the place of the stopped server's files and starts it.
+func (s *PrivateInstance) Restore(t testing.TB, from *throwaway.Copy) {
+	t.Helper()
+	s.restore(t, from, false)
+}
+
+// Promote is Restore, by way of a standby that is promoted: the server goes on from the copy on a new timeline.
+func (s *PrivateInstance) Promote(t testing.TB, from *throwaway.Copy) {
+	t.Helper()
+	s.restore(t, from, true)
+	if err := execute(s.DSN("postgres"), "SELECT pg_promote()"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *PrivateInstance) restore(t testing.TB, from *throwaway.Copy, standby bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), outageTimeout)
+	defer cancel()
+	if err := s.cluster.Restore(ctx, from, standby); err != nil {
+		t.Fatal(err)
+	}
+	s.Start(t)
+}
+
 // serverSettings are the settings of all servers of this package.
 func serverSettings() map[string]string {
 	return map[string]string{

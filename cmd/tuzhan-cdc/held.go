@@ -1,0 +1,101 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
+)
+
+func setAsideCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "set-aside", Short: "Gives up the changes of a held mapping as dead letters, so that the slot moves on", Args: noArgs,
+		Long: `Turns the changes that a held mapping can't read into dead letters of class mapping, later ones too until the mapping is mended; what it can read goes through it. Nothing
+is lost: the letters hold the changes.
+
+The running connector does it within a second or two; where none runs, the next one does.`,
+		Example: "  tuzhan-cdc deadletters set-aside --mapping order-points",
+	}
+	name := c.Flags().String("mapping", "", "the held `mapping`")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if *name == "" {
+			return usageError{fmt.Errorf("say which mapping: --mapping NAME (`tuzhan-cdc status` shows the held ones)")}
+		}
+		err := ask(c, state.Request{What: state.RequestSetAside, Mapping: *name}, func(connector.Track) bool { return true })
+		if err == nil {
+			_, err = fmt.Fprintf(c.OutOrStdout(), "asked for: what mapping %s can't read becomes dead letters (`tuzhan-cdc deadletters list --mapping %s`)\n", *name, *name)
+		}
+		return err
+	}
+	return c
+}
+
+func resumeCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "resume", Short: "Lets a mapping go on that a brake holds", Args: noArgs,
+		Long: `Ends the hold of a mapping that a brake has put on it. A mapping that can't read its table is not let go: mend it and reload (kill -HUP), or give its changes up with
+deadletters set-aside.
+
+The running connector does it within a second or two; where none runs, the next one does.`,
+		Example: "  tuzhan-cdc resume --mapping order-points",
+	}
+	name := c.Flags().String("mapping", "", "only this `mapping`; without it: all")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		err := ask(c, state.Request{What: state.RequestResume, Mapping: *name}, func(t connector.Track) bool { return t.Held != "" && t.Held != connector.HoldMisfit })
+		if err == nil {
+			_, err = fmt.Fprintln(c.OutOrStdout(), "asked for")
+		}
+		return err
+	}
+	return c
+}
+
+// ask leaves a request in the state, if there is a held mapping that it is for.
+func ask(c *cobra.Command, q state.Request, suits func(connector.Track) bool) error {
+	cfg, err := loadConfig(c)
+	if err != nil {
+		return err
+	}
+	r, err := state.OpenReader(c.Context(), cfg.State.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return noState(cfg.State.Path)
+	}
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cp, err := r.Checkpoint(c.Context())
+	if err != nil {
+		return err
+	}
+	var held []string
+	if cp != nil {
+		for _, t := range cp.Tracks {
+			if suits(t) {
+				held = append(held, t.Mapping)
+			}
+		}
+	}
+	switch {
+	case q.Mapping != "" && !slices.Contains(held, q.Mapping):
+		return fmt.Errorf("mapping %s is not held in a way that this ends; %s", q.Mapping, heldList(held))
+	case len(held) == 0:
+		return fmt.Errorf("no mapping is held in a way that this ends; `tuzhan-cdc status` shows what is held, and why")
+	}
+	q.Created = time.Now()
+	return state.Ask(c.Context(), cfg.State.Path, q)
+}
+
+func heldList(names []string) string {
+	if len(names) == 0 {
+		return "no mapping is"
+	}
+	return "these are: " + strings.Join(names, ", ")
+}

@@ -80,6 +80,7 @@ func Preflight(ctx context.Context, conn *pgx.Conn, params PreflightParams) (Rep
 		return Report{}, err
 	}
 	p.version()
+	p.encoding()
 	p.walLevel()
 	p.role(ctx)
 	p.room()
@@ -155,6 +156,13 @@ func (p *preflight) version() {
 	if p.server.Version/10000 < messagesSince {
 		p.add(SeverityInfo, "skip marker", fmt.Sprintf("PostgreSQL %d does not send it: a transaction that begins with pg_logical_emit_message(true, 'tuzhan_cdc', 'skip') is sent like any other; that takes PostgreSQL %d or newer",
 			p.server.Version/10000, messagesSince), "")
+	}
+}
+
+// encoding warns of a database whose bytes nobody knows the meaning of.
+func (p *preflight) encoding() {
+	if p.conn.PgConn().ParameterStatus("server_encoding") == sqlASCII {
+		p.add(SeverityWarning, "encoding", "the database's is SQL_ASCII: it keeps whatever bytes its clients send, and PostgreSQL can't convert them. A row of which a mapping reads a text that is no UTF-8 becomes a dead letter", "")
 	}
 }
 

@@ -70,10 +70,13 @@ func setSession(params map[string]string) {
 	maps.Copy(params, sessionParams)
 }
 
+// sqlASCII is the encoding that is none.
+const sqlASCII = "SQL_ASCII"
+
 // setEncoding leaves the bytes of a database in SQL_ASCII as they are. It may hold whatever clients have sent; the server can't convert that, and
 // rather ends the stream at a text that is no UTF-8, each time anew. The mapper tells of such a value where one is read.
 func setEncoding(ctx context.Context, conn *pgconn.PgConn) error {
-	if conn.ParameterStatus("server_encoding") != "SQL_ASCII" {
+	if conn.ParameterStatus("server_encoding") != sqlASCII {
 		return nil
 	}
 	_, err := conn.Exec(ctx, "SET client_encoding = 'SQL_ASCII'").ReadAll()

@@ -263,3 +263,13 @@ func (l *truthLine) side(t *testing.T, where string, row truthRow, got []connect
 		}
 	}
 }
+
+// TestEncodingIsToldOf: check warns of a database in SQL_ASCII, and of no other.
+func TestEncodingIsToldOf(t *testing.T) {
+	raw := pgtest.Server(t).DatabaseWith(t, "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+	find(t, preflightOf(t, raw.DSN(), PreflightParams{Slot: raw.SlotName(), Publication: "p"}), SeverityWarning, "encoding", "SQL_ASCII")
+	db := pgtest.Server(t).Database(t)
+	if r := preflightOf(t, db.DSN(), PreflightParams{Slot: db.SlotName(), Publication: "p"}); strings.Contains(listing(r), "  encoding: ") {
+		t.Error(listing(r))
+	}
+}

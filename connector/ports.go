@@ -135,6 +135,8 @@ type Saved struct {
 	Known map[RecordKey]Known
 	// OpenLetters counts the open dead letters.
 	OpenLetters int
+	// Published are the tables that were published when the source last looked.
+	Published []Published
 }
 
 // RecordKey is RecordID made comparable.

@@ -63,6 +63,8 @@ type Table struct {
 	Name     string
 	Identity Identity
 	Columns  []Column
+	// FullIdentity is SQL after which old rows carry all columns, where the source knows it; empty in the stream's tables.
+	FullIdentity string
 }
 
 // String gives schema.name, unquoted, for messages.

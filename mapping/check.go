@@ -182,9 +182,12 @@ func (m *mapping) checkIdentity(t *connector.Table, f *Findings) {
 	if !m.ops[connector.Update] && !m.ops[connector.Delete] {
 		return
 	}
-	cure := fmt.Sprintf("ALTER TABLE %s.%s REPLICA IDENTITY FULL;", quoteIdentifier(t.Schema), quoteIdentifier(t.Name))
+	cure := strings.ReplaceAll(t.FullIdentity, "\n", " ")
+	if cure == "" {
+		cure = fmt.Sprintf("ALTER TABLE %s.%s REPLICA IDENTITY FULL;", quoteIdentifier(t.Schema), quoteIdentifier(t.Name))
+	}
 	if t.Identity != connector.IdentityFull && !slices.ContainsFunc(t.Columns, func(c connector.Column) bool { return c.Key }) {
-		f.Errors.AddHint(m.node, "Add a primary key, or: "+cure,
+		f.Errors.AddHint(m.node, cure+" -- or add a primary key",
 			"mapping %s: table %s has no replica identity: once its updates and deletes are published, PostgreSQL refuses the application's own", m.name, t)
 		return
 	}

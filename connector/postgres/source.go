@@ -30,6 +30,11 @@ type Config struct {
 	Points bool
 	// AcceptGap is the id of the refusal that the operator accepts, NewState that of the slot that may be taken over without a state; empty: none.
 	AcceptGap, NewState string
+	// ColumnLists is source.columnLists: the publications name only the columns that the mappings read, and those of the replica identity.
+	ColumnLists bool
+	// Published notes how the mapped tables are published, in place of what was noted before: connector.Saved.Published brings it back. It is called
+	// from the source's goroutines. nil: nobody notes it, and a table that left while the connector was stopped is put back without a word.
+	Published func(context.Context, []connector.Published) error
 	// Gap records a gap for good; it is called from the source's goroutines. nil: nobody records it.
 	Gap func(context.Context, connector.Gap) error
 }
@@ -43,6 +48,9 @@ type Source struct {
 	log     *slog.Logger
 
 	rel *relations
+
+	watch   *watch
+	verdict atomic.Pointer[error] // of the watch: why the stream must end
 
 	state      atomic.Pointer[string]
 	walEnd     atomic.Uint64
@@ -75,6 +83,7 @@ const (
 func NewSource(cfg Config, p *Prepared, alarms *connector.Alarms, log *slog.Logger) *Source {
 	s := &Source{cfg: cfg, lineage: p.Lineage, names: p.Publications, alarms: alarms, log: log}
 	s.rel = newRelations(s.resolveTypes)
+	s.watch = newWatch(s, p)
 	s.setState("connecting")
 	return s
 }
@@ -90,6 +99,15 @@ func (s *Source) setState(state string) { s.state.Store(&state) }
 // Run streams until ctx ends, reconnecting with backoff on what passes.
 func (s *Source) Run(ctx context.Context, sink connector.Sink) error {
 	defer s.setState("stopped")
+	watching, stop := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if err := s.watch.run(watching); err != nil {
+			s.verdict.Store(&err)
+		}
+	}()
+	defer func() { stop(); <-watched }()
 	wait := newBackoff()
 	passwords := 0
 	for {
@@ -102,6 +120,8 @@ func (s *Source) Run(ctx context.Context, sink connector.Sink) error {
 			return nil
 		case errors.As(err, &fatal), errors.Is(err, ErrNewHistory):
 			return err
+		case hasState(err, stateUndefinedObject) && errors.Is(s.watch.lookNow(ctx), ErrNewHistory):
+			return &anew{"the stream can't be decoded with the publications as they are"}
 		case wrongPassword(err):
 			if passwords++; passwords >= wrongPasswordTries {
 				return Explain(err)
@@ -154,6 +174,7 @@ func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()
 	}
 	s.log.Info("streaming", "slot", s.cfg.Slot, "from", start, "publications", strings.Join(s.names, ", "))
 	streaming()
+	s.watch.due()
 	st := &stream{conn: conn, sink: sink, src: s, rel: s.rel, told: 0}
 	return st.run(ctx)
 }

@@ -63,6 +63,9 @@ func (s *stream) run(ctx context.Context) error {
 		return err
 	}
 	for ctx.Err() == nil {
+		if verdict := s.src.verdict.Load(); verdict != nil {
+			return *verdict
+		}
 		if room := s.sink.Room(); room != nil {
 			if err := s.wait(ctx, room); err != nil {
 				return err
@@ -279,6 +282,7 @@ func (s *stream) rare(ctx context.Context, m pglogrepl.Message) error {
 		if err != nil {
 			return err
 		}
+		s.src.watch.due()
 		if isNew {
 			s.src.log.Debug("table shape", "table", t.String(), "columns", len(t.Columns))
 		}

@@ -154,9 +154,16 @@ func (r *row) fill(t *connector.Table) error {
 			}
 		}
 	case r.oldKind == 'O':
+		if t.Identity != connector.IdentityFull { // a partition of it keeps less: what that one did not keep comes as null
+			for i := range r.old {
+				if r.old[i].Kind == connector.Null && !t.Columns[i].Key {
+					r.old[i] = connector.Datum{}
+				}
+			}
+		}
 		if r.op == connector.Update {
 			for i := range r.new {
-				if r.new[i].Kind == connector.Unchanged {
+				if r.new[i].Kind == connector.Unchanged && r.old[i].Kind != connector.Absent {
 					r.new[i] = r.old[i]
 				}
 			}

@@ -83,6 +83,7 @@ const (
 func NewSource(cfg Config, p *Prepared, alarms *connector.Alarms, log *slog.Logger) *Source {
 	s := &Source{cfg: cfg, lineage: p.Lineage, names: p.Publications, alarms: alarms, log: log}
 	s.rel = newRelations(s.resolveTypes)
+	s.rel.partitioned = s.isPartitioned
 	s.watch = newWatch(s, p)
 	s.setState("connecting")
 	return s
@@ -173,6 +174,7 @@ func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()
 		return err
 	}
 	s.log.Info("streaming", "slot", s.cfg.Slot, "from", start, "publications", strings.Join(s.names, ", "))
+	s.rel.connected()
 	streaming()
 	s.watch.due()
 	st := &stream{conn: conn, sink: sink, src: s, rel: s.rel, told: 0}
@@ -262,6 +264,17 @@ func closeConn(conn *pgconn.PgConn) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	_ = conn.Close(ctx)
+}
+
+// isPartitioned asks the catalogue, over a connection of its own, whether a table is partitioned. One that is gone may have been.
+func (s *Source) isPartitioned(ctx context.Context, oid uint32) (is bool, err error) {
+	conn, err := Connect(ctx, s.cfg.DSN)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	err = conn.QueryRow(ctx, "SELECT coalesce((SELECT relkind = 'p' FROM pg_class WHERE oid = $1), true)", oid).Scan(&is)
+	return is, err
 }
 
 // resolveTypes asks the catalogue, over a connection of its own, for types that are not built in.

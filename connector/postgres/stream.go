@@ -234,8 +234,12 @@ func (s *stream) keepAlive(data []byte) error {
 func (s *stream) decode(ctx context.Context, data []byte) error {
 	switch data[0] {
 	case 'I', 'U', 'D':
+		s.rel.last = 0
 		return s.rowMessage(data)
 	case 'B', 'C', 'R', 'T':
+		if data[0] != 'R' {
+			s.rel.last = 0
+		}
 		m, err := parse(data)
 		if err != nil {
 			return fmt.Errorf("message %q of pgoutput after position %s:%d: %w", data[0], s.commit, s.index, err)

@@ -50,6 +50,9 @@ func newWatch(src *Source, p *Prepared) *watch {
 
 // due asks for a look. It does not block.
 func (w *watch) due() {
+	if w == nil { // a stream without a watch, in a test
+		return
+	}
 	select {
 	case w.kick <- struct{}{}:
 	default:

@@ -31,9 +31,13 @@ func (a *anew) Is(target error) bool { return target == ErrNewHistory }
 // watch sees to it that the mapped tables stay published: PostgreSQL announces neither that one has left a publication nor that a publication was made
 // anew. It looks when the stream begins, every 10 s, and when a Relation message comes. One goroutine runs it.
 type watch struct {
-	src   *Source
-	every time.Duration
-	kick  chan struct{} // a look is due
+	src         *Source
+	every, rest time.Duration
+	kick        chan struct{} // a look is due
+	// For tests: quiet leaves it to kick alone, and looked hears of each look.
+	quiet  bool
+	looked chan struct{}
+
 	known map[TableName]connector.Published
 	// first are the tables with an open hole at the start: mappings may be held for them, and are tried again once it is closed.
 	first  map[TableName]bool
@@ -44,13 +48,13 @@ type watch struct {
 }
 
 func newWatch(src *Source, p *Prepared) *watch {
-	return &watch{src: src, every: watchEvery, kick: make(chan struct{}, 1), known: maps.Clone(p.known), first: p.open,
+	return &watch{src: src, every: watchEvery, rest: watchAtLeast, kick: make(chan struct{}, 1), known: maps.Clone(p.known), first: p.open,
 		told: maps.Clone(p.open), faulty: map[TableName]bool{}}
 }
 
 // due asks for a look. It does not block.
 func (w *watch) due() {
-	if w == nil { // a stream without a watch, in a test
+	if w == nil || w.quiet {
 		return
 	}
 	select {
@@ -95,7 +99,11 @@ func (w *watch) run(ctx context.Context) error {
 				w.src.alarms.Raise("source/publications", "the publications can't be looked at: "+Explain(err).Error(), "run tuzhan-cdc check")
 			}
 		}
-		rest.Reset(watchAtLeast)
+		select {
+		case w.looked <- struct{}{}:
+		default:
+		}
+		rest.Reset(w.rest)
 	}
 }
 

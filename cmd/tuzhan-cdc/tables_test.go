@@ -167,6 +167,26 @@ func TestIdentityIsTakenAway(t *testing.T) {
 	}
 }
 
+// TestIdentityChangesWhileStreaming: a mapping whose old columns do not come any more is held, the others flow, and it goes on by itself when they do.
+func TestIdentityChangesWhileStreaming(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, `CREATE SCHEMA crm; CREATE TABLE crm.a (id int PRIMARY KEY, phone text, s text); ALTER TABLE crm.a REPLICA IDENTITY FULL`,
+		"mappings:"+eventMapping("old", "crm.a", "insert, update", "phone", "old?.s ?? \"none\"")+eventMapping("new", "crm.a", "insert", "phone", "s"), platformsim.Options{EventKeys: []string{"c_buy"}})
+	r.start()
+	r.db.Exec(t, `INSERT INTO crm.a VALUES (1, '1', 'x')`)
+	r.settled()
+	r.db.Exec(t, `ALTER TABLE crm.a REPLICA IDENTITY DEFAULT`)
+	r.proc.until("the replica identity of table crm.a has changed")
+	r.db.Exec(t, `INSERT INTO crm.a VALUES (2, '2', 'y')`)
+	r.proc.until(`msg="mapping held" mapping=old`)
+	r.platform(func(s *platformsim.Sim) bool { return s.Count(platformsim.Event) >= 3 })
+	sameSaid(t, r, `{"a0":"none","op":"insert","title":"old"}`, `{"a0":"x","op":"insert","title":"new"}`, `{"a0":"y","op":"insert","title":"new"}`)
+	r.db.Exec(t, `ALTER TABLE crm.a REPLICA IDENTITY FULL`, `UPDATE crm.a SET s = 'z' WHERE id = 2`)
+	r.settled()
+	sameSaid(t, r, `{"a0":"none","op":"insert","title":"old"}`, `{"a0":"x","op":"insert","title":"new"}`, `{"a0":"y","op":"insert","title":"new"}`,
+		`{"a0":"none","op":"insert","title":"old"}`, `{"a0":"y","op":"update","title":"old"}`)
+}
+
 // TestPrintedSQL: where the role may not make publications, check and run print the SQL; the owner runs just that, and then run starts.
 func TestPrintedSQL(t *testing.T) {
 	t.Parallel()

@@ -32,6 +32,8 @@ type Prepared struct {
 
 	known map[TableName]connector.Published // how the tables are published
 	open  map[TableName]bool                // those of them that are not published in full
+
+	identities map[TableName]string
 }
 
 // Prepare connects, compares the server's history with the saved one and refuses what must not go on (another database system, a slot that is gone
@@ -63,7 +65,11 @@ func Prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 		case !Passing(err):
 			return nil, Explain(err)
 		}
-		alarms.Raise("source", "PostgreSQL is not to be reached: "+Explain(err).Error(), "start the server or mend source.dsn; this is tried again by itself")
+		if hasState(err, stateLockNotAvailable) {
+			alarms.Raise("source", "a table can't be put into a publication, because somebody holds a lock on it (VACUUM, CREATE INDEX or DDL)", "nothing to do: it is tried again by itself")
+		} else {
+			alarms.Raise("source", "PostgreSQL is not to be reached: "+Explain(err).Error(), "start the server or mend source.dsn; this is tried again by itself")
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait.NextBackOff()):
@@ -184,6 +190,7 @@ func (p *Prepared) account(ctx context.Context, cfg Config, r *round, alarms *co
 		}
 		p.open[h.use.Table] = true
 	}
+	p.identities = r.after.identities()
 	p.known = r.after.published(r.known, p.Publications, r.at.lsn, open)
 	if cfg.Published == nil {
 		return nil

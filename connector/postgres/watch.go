@@ -43,13 +43,17 @@ type watch struct {
 	first  map[TableName]bool
 	told   map[TableName]bool // the holes that are recorded as open
 	faulty map[TableName]bool // the tables with an alarm that is no hole
-	sure   moment             // from which on it is not yet sure that what is published was
-	conn   *pgx.Conn
+	// identities are the replica identities that the mappings were checked against.
+	identities map[TableName]string
+	sure       moment // from which on it is not yet sure that what is published was
+	conn       *pgx.Conn
 }
 
 func newWatch(src *Source, p *Prepared) *watch {
-	return &watch{src: src, every: watchEvery, rest: watchAtLeast, kick: make(chan struct{}, 1), known: maps.Clone(p.known), first: p.open,
-		told: maps.Clone(p.open), faulty: map[TableName]bool{}}
+	w := &watch{src: src, every: watchEvery, rest: watchAtLeast, kick: make(chan struct{}, 1), known: p.known, first: p.open, identities: p.identities,
+		told: map[TableName]bool{}, faulty: map[TableName]bool{}}
+	maps.Copy(w.told, p.open)
+	return w
 }
 
 // due asks for a look. It does not block.
@@ -154,7 +158,30 @@ func (w *watch) look(ctx context.Context) (err error) {
 			return &anew{"table " + h.use.Table.String() + " is published again: mappings that were held for it are tried again"}
 		}
 	}
+	return w.sameIdentities(r)
+}
+
+// sameIdentities asks for a look anew where a table's replica identity has changed: mappings that read old columns may have to be held, or may go on.
+// (Of a table without any, only the inserts come, whatever the mappings read.)
+func (w *watch) sameIdentities(r *round) error {
+	for name, is := range r.after.identities() {
+		if was, ok := w.identities[name]; ok && was != is {
+			return &anew{fmt.Sprintf("the replica identity of table %s has changed: the mappings are checked against it", name)}
+		}
+	}
 	return nil
+}
+
+// identities gives the replica identities of the tables that have one, in words that can be compared.
+func (p *plan) identities() map[TableName]string {
+	found := map[TableName]string{}
+	for name, r := range p.rels {
+		if len(r.unidentified()) == 0 {
+			letter, keys := r.effectiveIdentity()
+			found[name] = fmt.Sprintf("%c%q", letter, keys)
+		}
+	}
+	return found
 }
 
 // lookNow compares the publications, for a stream that failed, over a connection of its own: it may run beside run.
@@ -244,9 +271,13 @@ func (w *watch) faults(r *round, open []hole) {
 		}
 	}
 	w.faulty = faulty
-	if r.refused != nil {
+	switch {
+	case r.refused != nil:
 		w.src.alarms.Raise("source/publication", r.refused.Text, r.refused.Cure)
-	} else {
+	case r.after.left != "" && len(open) == 0:
+		w.src.alarms.Raise("source/publication", "publication "+r.after.Name+" is not in step with the mappings, and role "+r.after.role+" can't mend that ("+
+			strings.Join(r.after.blocked, "; ")+")", r.after.left)
+	default:
 		w.src.alarms.Clear("source/publication")
 	}
 }

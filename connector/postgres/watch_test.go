@@ -93,7 +93,10 @@ type watched struct {
 
 func startWatched(t *testing.T, db *pgtest.DB, cfg Config, b *books, saved *connector.Saved) *watched {
 	t.Helper()
-	return startWatchedBy(t, db, cfg, b, saved, func(w *watch) { w.every, w.rest = 50*time.Millisecond, 50*time.Millisecond })
+	return startWatchedBy(t, db, cfg, b, saved, func(w *watch) {
+		w.every, w.rest = 50*time.Millisecond, 50*time.Millisecond
+		w.identities = nil // a change of one ends the stream, for the mappings' sake; TestIdentityThatChanges is about that
+	})
 }
 
 func startWatchedBy(t *testing.T, db *pgtest.DB, cfg Config, b *books, saved *connector.Saved, set func(*watch)) *watched {
@@ -360,6 +363,33 @@ func TestTableRobbedOfItsIdentity(t *testing.T) {
 				t.Errorf("gaps %+v", b.gaps)
 			}
 		})
+	}
+}
+
+// A replica identity that changes ends the stream for a look anew, which holds mappings that read old columns, or lets them go on.
+func TestIdentityThatChanges(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Server(t).Database(t)
+	db.Exec(t, `CREATE SCHEMA crm`, `CREATE TABLE crm.t(id int PRIMARY KEY, v int)`)
+	cfg, b, saved := config(db, db.SlotName(), "t"), newBooks(), &connector.Saved{}
+	for _, sql := range []string{`ALTER TABLE crm.t REPLICA IDENTITY FULL`, `ALTER TABLE crm.t REPLICA IDENTITY DEFAULT`} {
+		w := startWatchedBy(t, db, cfg, b, saved, func(w *watch) { w.every = 50 * time.Millisecond })
+		db.Exec(t, `INSERT INTO crm.t SELECT coalesce(max(id), 0) + 1 FROM crm.t`)
+		w.line.until(t, "a change", func() bool { return len(w.lines) == 1 })
+		db.Exec(t, sql)
+		select {
+		case err := <-w.done:
+			w.done <- nil
+			if !errors.Is(err, ErrNewHistory) || !strings.Contains(err.Error(), "crm.t") {
+				t.Errorf("the source ended with %v", err)
+			}
+		case <-time.After(60 * time.Second):
+			t.Fatal("the source did not end")
+		}
+		saved = b.saved(w.checkpoint())
+	}
+	if len(b.gaps) != 0 {
+		t.Errorf("gaps %+v", b.gaps)
 	}
 }
 

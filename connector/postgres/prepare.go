@@ -34,6 +34,7 @@ type Prepared struct {
 	open  map[TableName]bool                // those of them that are not published in full
 
 	identities map[TableName]string
+	stale      []*stale
 }
 
 // Prepare connects, compares the server's history with the saved one and refuses what must not go on (another database system, a slot that is gone
@@ -191,6 +192,9 @@ func (p *Prepared) account(ctx context.Context, cfg Config, r *round, alarms *co
 		p.open[h.use.Table] = true
 	}
 	p.identities = r.after.identities()
+	if st := r.stale(closed); st != nil && r.found.slotExists {
+		p.stale = append(p.stale, st)
+	}
 	p.known = r.after.published(r.known, p.Publications, r.at.lsn, open)
 	if cfg.Published == nil {
 		return nil

@@ -45,12 +45,13 @@ type watch struct {
 	faulty map[TableName]bool // the tables with an alarm that is no hole
 	// identities are the replica identities that the mappings were checked against.
 	identities map[TableName]string
+	stale      []*stale
 	sure       moment // from which on it is not yet sure that what is published was
 	conn       *pgx.Conn
 }
 
 func newWatch(src *Source, p *Prepared) *watch {
-	w := &watch{src: src, every: watchEvery, rest: watchAtLeast, kick: make(chan struct{}, 1), known: p.known, first: p.open, identities: p.identities,
+	w := &watch{src: src, every: watchEvery, rest: watchAtLeast, kick: make(chan struct{}, 1), known: p.known, first: p.open, identities: p.identities, stale: p.stale,
 		told: map[TableName]bool{}, faulty: map[TableName]bool{}}
 	maps.Copy(w.told, p.open)
 	return w
@@ -144,6 +145,12 @@ func (w *watch) look(ctx context.Context) (err error) {
 	if err := w.report(ctx, r, closed, open); err != nil {
 		return err
 	}
+	if err := w.freshen(ctx, r); err != nil {
+		return err
+	}
+	if st := r.stale(closed); st != nil {
+		w.stale = append(w.stale, st)
+	}
 	next := r.after.published(w.known, s.names, r.at.lsn, open)
 	w.seen(r, next, open)
 	if s.cfg.Published != nil && !maps.Equal(next, w.known) {
@@ -178,7 +185,7 @@ func (p *plan) identities() map[TableName]string {
 	for name, r := range p.rels {
 		if len(r.unidentified()) == 0 {
 			letter, keys := r.effectiveIdentity()
-			found[name] = fmt.Sprintf("%c%q", letter, keys)
+			found[name] = fmt.Sprintf("%c%q", letter, slices.Sorted(slices.Values(keys)))
 		}
 	}
 	return found
@@ -289,9 +296,8 @@ type round struct {
 	found, after  *plan    // as it was found, and after the steps
 	changes       []string
 	refused       *Refusal // nothing was done
-	at            moment   // before
-	end           connector.LSN
-	lost, dropped []hole // found; and what the steps themselves have taken out
+	at, later     moment   // before and after
+	lost, dropped []hole   // found; and what the steps themselves have taken out
 }
 
 // goRound looks, and brings the publications in step.
@@ -320,8 +326,97 @@ func goRound(ctx context.Context, conn *pgx.Conn, cfg Config, names []string, kn
 			}
 		}
 	}
-	r.end, err = walEnd(ctx, conn)
+	r.later, err = now(ctx, conn)
 	return r, err
+}
+
+// stale is what a server may stream without a table that was put into a publication while other transactions were running: one of those that has
+// rows of the table makes the server's decoding keep the table's former state, for good, until something is changed about it again. (Fixed in the
+// minor releases of May 2025, and not wholly in 13.) So once they have ended the publications are touched.
+type stale struct {
+	xmax   uint64 // those that were running began before it
+	from   connector.LSN
+	closed []hole // their gaps end at the touch
+	added  []TableName
+}
+
+// stale gives what may be stale after the round; nil: nothing.
+func (r *round) stale(closed []hole) *stale {
+	if r.later.xmin >= r.later.xmax || len(closed)+len(r.changes) == 0 {
+		return nil
+	}
+	s := &stale{xmax: r.later.xmax, from: r.at.lsn, closed: closed}
+	for _, u := range r.after.uses {
+		if len(membershipsOf(u, r.found.rels[u.Table], r.found.streamed(r.names))) == 0 &&
+			!slices.ContainsFunc(closed, func(h hole) bool { return h.use.Table == u.Table }) {
+			s.added = append(s.added, u.Table)
+		}
+	}
+	return s
+}
+
+// touch makes the server forget what it holds of the publications' tables. It gives false where this role may not.
+func (p *plan) touch(ctx context.Context, conn *pgx.Conn) (bool, error) {
+	all := true
+	for _, pub := range []*Publication{p.main, p.ins} {
+		if pub == nil {
+			continue
+		}
+		if all = all && pub.own; !pub.own {
+			continue
+		}
+		sql := fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = %t)", quoteIdent(pub.Name), pub.ViaRoot)
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return false, fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	return all, nil
+}
+
+// freshen touches the publications once no transaction is left that was running when tables were added.
+func (w *watch) freshen(ctx context.Context, r *round) error {
+	s := w.src
+	keep := w.stale[:0]
+	for _, st := range w.stale {
+		if r.at.xmin < st.xmax {
+			keep = append(keep, st)
+			continue
+		}
+		if all, err := r.after.touch(ctx, w.conn); err != nil {
+			return err
+		} else if !all && !addsAreSeen(r.after.version) {
+			s.log.Warn("a table was added to a publication beside running transactions: servers before the minor releases of May 2025 may go on without it", "cure",
+				fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = true);", quoteIdent(s.cfg.Publication)))
+		}
+		end, err := walEnd(ctx, w.conn)
+		if err != nil {
+			return err
+		}
+		for _, h := range st.closed {
+			if err := s.cfg.gap(ctx, h.gap(end)); err != nil {
+				return err
+			}
+		}
+		for _, name := range st.added {
+			if addsAreSeen(r.after.version) {
+				continue
+			}
+			s.log.Warn("gap recorded", "table", name.String(), "from", st.from, "to", end, "cure", backfillCure(name))
+			if err := s.cfg.gap(ctx, connector.Gap{At: time.Now().UTC(), From: st.from, To: end, Table: name.String(),
+				Reason: "it was added to the publication beside running transactions, and this server may not stream what they and others wrote to it until they ended"}); err != nil {
+				return err
+			}
+		}
+	}
+	w.stale = keep
+	return nil
+}
+
+// addsAreSeen reports whether the server streams a table that was added while transactions were running.
+func addsAreSeen(version int) bool {
+	fixed := map[int]int{14: 18, 15: 13, 16: 9, 17: 5}
+	major, minor := version/10000, version%10000
+	return major >= 18 || fixed[major] > 0 && minor >= fixed[major]
 }
 
 // holes parts the holes: those of tables that are published again, and those of tables that are not.
@@ -373,12 +468,12 @@ func (r *round) openText(h hole) (text, cure string) {
 // tellClosed records and tells of a hole that is closed.
 func tellClosed(ctx context.Context, cfg Config, r *round, h hole, alarms *connector.Alarms, log logger) error {
 	name := h.use.Table
-	if err := cfg.gap(ctx, h.gap(r.end)); err != nil {
+	if err := cfg.gap(ctx, h.gap(r.later.lsn)); err != nil {
 		return err
 	}
 	alarms.Raise("source/table/"+name.String(), fmt.Sprintf("table %s: %s; it is published again. Its %s between %s and %s may be missing: the gap is recorded",
-		name, h.why, h.ops(), h.was.Seen, r.end), backfillCure(name))
-	log.Warn("gap recorded", "table", name.String(), "from", h.was.Seen, "to", r.end, "reason", h.why, "cure", backfillCure(name))
+		name, h.why, h.ops(), h.was.Seen, r.later.lsn), backfillCure(name))
+	log.Warn("gap recorded", "table", name.String(), "from", h.was.Seen, "to", r.later.lsn, "reason", h.why, "cure", backfillCure(name))
 	return nil
 }
 

@@ -254,6 +254,7 @@ func publishedComesBack(t *testing.T, open func() durable) {
 	must(t, s.AddGap(t.Context(), connector.Gap{From: 3, Reason: "of all tables"}))
 	must(t, s.AddGap(t.Context(), connector.Gap{From: 5, Table: "crm.订单", Reason: "it left"}))
 	must(t, s.AddGap(t.Context(), connector.Gap{From: 5, Table: "crm.a.b", Reason: "it left"}))
+	must(t, s.AddGap(t.Context(), connector.Gap{From: 5, To: 8, Table: "crm.订单", Reason: "it is back"}))
 	must(t, s.AddGap(t.Context(), connector.Gap{From: 5, To: 9, Table: "crm.订单", Reason: "it is back"}))
 	must(t, s.AddGap(t.Context(), connector.Gap{From: 3, To: 4, Reason: "of all tables again"}))
 	s, saved := reopen(t, s, open)

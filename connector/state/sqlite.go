@@ -225,7 +225,7 @@ func (s *SQLite) SavePublished(ctx context.Context, tables []connector.Published
 	})
 }
 
-// AddGap records a gap for good. A gap of a table whose end is not known yet is recorded again with it: it takes the place of the first.
+// AddGap records a gap for good. A gap of a table takes the place of an earlier one that began at the same LSN.
 func (s *SQLite) AddGap(ctx context.Context, gap connector.Gap) error {
 	return s.w.q.do(ctx, func(w *writer) error { return w.putGap(gap) })
 }

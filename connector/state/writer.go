@@ -315,9 +315,9 @@ func (w *writer) setAside(letters []storedLetter) error {
 	return nil
 }
 
-// putGap stores a gap. It takes the place of the one that it ends, or tells of again.
+// putGap stores a gap. It takes the place of the one of that table that began there too: it ends it, or tells of it again.
 func (w *writer) putGap(g connector.Gap) error {
-	if _, err := w.conn.ExecContext(context.Background(), "DELETE FROM gap WHERE table_name = ? AND from_lsn = ? AND to_lsn = 0 AND table_name <> ''",
+	if _, err := w.conn.ExecContext(context.Background(), "DELETE FROM gap WHERE table_name = ? AND from_lsn = ? AND table_name <> ''",
 		g.Table, signed(g.From)); err != nil {
 		return err
 	}

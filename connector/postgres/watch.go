@@ -330,9 +330,9 @@ func goRound(ctx context.Context, conn *pgx.Conn, cfg Config, names []string, kn
 	return r, err
 }
 
-// stale is what a server may stream without a table that was put into a publication while other transactions were running: one of those that has
-// rows of the table makes the server's decoding keep the table's former state, for good, until something is changed about it again. (Fixed in the
-// minor releases of May 2025, and not wholly in 13.) So once they have ended the publications are touched.
+// stale are tables that a server before the minor releases of May 2025 may not stream although they were put into a publication, because other
+// transactions were running: one of those that has rows of such a table makes the server's decoding keep the table's former state, for good. So once
+// they have ended the tables are put in anew, and what lies between counts as a gap.
 type stale struct {
 	xmax   uint64 // those that were running began before it
 	from   connector.LSN
@@ -342,7 +342,7 @@ type stale struct {
 
 // stale gives what may be stale after the round; nil: nothing.
 func (r *round) stale(closed []hole) *stale {
-	if r.later.xmin >= r.later.xmax || len(closed)+len(r.changes) == 0 {
+	if addsAreSeen(r.after.version) || r.later.xmin >= r.later.xmax || len(closed)+len(r.changes) == 0 {
 		return nil
 	}
 	s := &stale{xmax: r.later.xmax, from: r.at.lsn, closed: closed}
@@ -355,60 +355,72 @@ func (r *round) stale(closed []hole) *stale {
 	return s
 }
 
-// touch makes the server forget what it holds of the publications' tables. It gives false where this role may not.
-func (p *plan) touch(ctx context.Context, conn *pgx.Conn) (bool, error) {
-	all := true
+// renew takes tables out of the publications and puts them in again, in one transaction: that makes the server look at them anew. It gives false where
+// this role may not.
+func (p *plan) renew(ctx context.Context, conn *pgx.Conn, tables []TableName) (all bool, err error) {
+	var steps []string
+	all = true
 	for _, pub := range []*Publication{p.main, p.ins} {
-		if pub == nil {
-			continue
-		}
-		if all = all && pub.own; !pub.own {
-			continue
-		}
-		sql := fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = %t)", quoteIdent(pub.Name), pub.ViaRoot)
-		if _, err := conn.Exec(ctx, sql); err != nil {
-			return false, fmt.Errorf("%s: %w", sql, err)
+		for _, name := range tables {
+			i := slices.IndexFunc(p.uses, func(u Use) bool { return u.Table == name })
+			switch {
+			case i < 0 || !pub.names(name):
+			case !pub.own || !p.rels[name].own:
+				all = false
+			default:
+				steps = append(steps, "ALTER PUBLICATION "+quoteIdent(pub.Name)+" DROP TABLE "+sqlList([]TableName{name}),
+					"ALTER PUBLICATION "+quoteIdent(pub.Name)+" ADD TABLE "+p.members(p.uses[i:i+1]))
+			}
 		}
 	}
-	return all, nil
+	return all, pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		for _, sql := range append([]string{"SET LOCAL lock_timeout = '" + lockTimeout + "'"}, steps...) {
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return fmt.Errorf("%s: %w", sql, err)
+			}
+		}
+		return nil
+	})
 }
 
-// freshen touches the publications once no transaction is left that was running when tables were added.
-func (w *watch) freshen(ctx context.Context, r *round) error {
-	s := w.src
-	keep := w.stale[:0]
-	for _, st := range w.stale {
-		if r.at.xmin < st.xmax {
-			keep = append(keep, st)
-			continue
+// freshen ends what is stale once no transaction is left that was running when the tables were added.
+func (w *watch) freshen(ctx context.Context, r *round) (err error) {
+	for len(w.stale) > 0 && r.at.xmin >= w.stale[0].xmax {
+		st := w.stale[0]
+		var tables []TableName
+		for _, h := range st.closed {
+			tables = append(tables, h.use.Table)
 		}
-		if all, err := r.after.touch(ctx, w.conn); err != nil {
+		tables = append(tables, st.added...)
+		all, err := r.after.renew(ctx, w.conn, tables)
+		if err != nil {
 			return err
-		} else if !all && !addsAreSeen(r.after.version) {
-			s.log.Warn("a table was added to a publication beside running transactions: servers before the minor releases of May 2025 may go on without it", "cure",
-				fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = true);", quoteIdent(s.cfg.Publication)))
+		}
+		if !all {
+			w.src.log.Warn("tables were added to a publication beside running transactions, and this server may go on without them (fixed in the minor releases of May 2025)",
+				"tables", joinNames(tables, TableName.String), "cure", "take them out of the publication and put them in again, in one transaction")
 		}
 		end, err := walEnd(ctx, w.conn)
 		if err != nil {
 			return err
 		}
 		for _, h := range st.closed {
-			if err := s.cfg.gap(ctx, h.gap(end)); err != nil {
+			if err := w.src.cfg.gap(ctx, h.gap(end)); err != nil {
 				return err
 			}
 		}
 		for _, name := range st.added {
-			if addsAreSeen(r.after.version) {
-				continue
-			}
-			s.log.Warn("gap recorded", "table", name.String(), "from", st.from, "to", end, "cure", backfillCure(name))
-			if err := s.cfg.gap(ctx, connector.Gap{At: time.Now().UTC(), From: st.from, To: end, Table: name.String(),
-				Reason: "it was added to the publication beside running transactions, and this server may not stream what they and others wrote to it until they ended"}); err != nil {
+			w.src.log.Warn("gap recorded", "table", name.String(), "from", st.from, "to", end, "cure", backfillCure(name))
+			if err := w.src.cfg.gap(ctx, connector.Gap{At: time.Now().UTC(), From: st.from, To: end, Table: name.String(),
+				Reason: "it was added to the publication beside running transactions, and this server may not stream what was written to it until they ended"}); err != nil {
 				return err
 			}
 		}
+		w.stale = w.stale[1:]
+		if r.after, err = newPlan(ctx, w.conn, w.src.cfg.publications(w.known)); err != nil {
+			return err
+		}
 	}
-	w.stale = keep
 	return nil
 }
 

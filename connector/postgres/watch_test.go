@@ -454,7 +454,7 @@ func TestGapBeginsBeforeACommitThatIsNotSeenYet(t *testing.T) {
 }
 
 // A table is put back beside a transaction that has written to it and goes on: its rows from the adding on come, and those of later transactions. On servers before
-// May 2025 the latter do not, for good, unless the publications are touched once that transaction has ended; until then it is a gap.
+// May 2025 neither do, for good, unless the table is put in anew once that transaction has ended; until then it is a gap.
 func TestTableThatIsPutBackBesideAWriter(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Server(t).Database(t)
@@ -480,8 +480,9 @@ func TestTableThatIsPutBackBesideAWriter(t *testing.T) {
 	write(`INSERT INTO crm.t VALUES (2)`)
 	write(`INSERT INTO crm.other VALUES (3)`)
 	write(`COMMIT`)
-	after := lsnOf(t, db)
-	b.until(t, "the gap's end", func() bool { return b.gaps[len(b.gaps)-1].To > first.To && b.gaps[0].To >= after })
+	if after := lsnOf(t, db); !addsAreSeen(pgtest.Value[int](t, db, "SELECT current_setting('server_version_num')::int")) {
+		b.until(t, "the gap's end", func() bool { return b.gaps[0].To > first.To && b.gaps[0].To >= after })
+	}
 	db.Exec(t, `INSERT INTO crm.t VALUES (4)`, `INSERT INTO crm.other VALUES (5)`)
 	w.line.until(t, "rows of later transactions", func() bool {
 		return slices.Contains(w.lines, "insert t new(4)") && slices.Contains(w.lines, "insert other new(5)")

@@ -12,6 +12,9 @@ import (
 var tableKinds = map[string]string{"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index",
 	"I": "an index", "c": "a composite type", "t": "a TOAST table"}
 
+// partitionsVersion is the oldest server that is relied upon to notice partitions that come and go while it streams.
+const partitionsVersion = 140000
+
 // tableFindings looks at each wanted table by itself: is it there, can it be published, does it keep of old rows what is wanted.
 func (p *plan) tableFindings() []Finding {
 	var f []Finding
@@ -22,6 +25,9 @@ func (p *plan) tableFindings() []Finding {
 			continue
 		}
 		f = append(f, r.findings(u)...)
+		if r.kind == "p" && p.version > 0 && p.version < partitionsVersion {
+			f = append(f, Finding{SeverityWarning, "server", "table " + u.Table.String() + " is partitioned, and PostgreSQL 13 does not always notice while it streams that a partition was attached or detached: its rows may then be missing, or come although it is gone, and such partitions with columns in another order have been seen to come garbled. Stop the connector while you attach or detach, or use a newer server", ""})
+		}
 	}
 	return append(f, p.overlaps()...)
 }

@@ -75,6 +75,8 @@ type Table struct {
 	Columns  []Column
 	// Omitted are the columns that the stream leaves out. Known of tables that the catalogue gave only.
 	Omitted []Omitted
+	// FullIdentity is SQL after which old rows carry all columns, where the source knows it; empty in the stream's tables.
+	FullIdentity string
 }
 
 // String gives schema.name, unquoted, for messages.

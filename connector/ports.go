@@ -137,6 +137,8 @@ type Saved struct {
 	Known map[RecordKey]Known
 	// OpenLetters counts the open dead letters, without the uncounted ones.
 	OpenLetters int
+	// Published are the tables that were published when the source last looked.
+	Published []Published
 }
 
 // RecordKey is RecordID made comparable.

@@ -184,7 +184,7 @@ func (m *mapping) checkIdentity(t *connector.Table, f *Findings) {
 	}
 	cure := identityCure(t)
 	if t.Identity != connector.IdentityFull && !slices.ContainsFunc(t.Columns, func(c connector.Column) bool { return c.Key }) {
-		f.Errors.AddHint(m.node, "Add a primary key, or: "+cure,
+		f.Errors.AddHint(m.node, cure+" -- or add a primary key",
 			"mapping %s: table %s has no replica identity: once its updates and deletes are published, PostgreSQL refuses the application's own", m.name, t)
 		return
 	}
@@ -223,6 +223,9 @@ func (m *mapping) checkIdentity(t *connector.Table, f *Findings) {
 
 // identityCure is the SQL that makes old rows, and long values, come with every change.
 func identityCure(t *connector.Table) string {
+	if t.FullIdentity != "" {
+		return strings.ReplaceAll(t.FullIdentity, "\n", " ")
+	}
 	return fmt.Sprintf("ALTER TABLE %s.%s REPLICA IDENTITY FULL;", quoteIdentifier(t.Schema), quoteIdentifier(t.Name))
 }
 

@@ -76,7 +76,7 @@ func checkDatabase(ctx context.Context, cfg *config.Config) []postgres.Finding {
 	defer conn.Close(context.WithoutCancel(ctx))
 	saved, history := checkState(ctx, cfg)
 	report, err := postgres.Preflight(ctx, conn, postgres.PreflightParams{Uses: uses(cfg.Mappings), Slot: cfg.Source.Slot,
-		Publication: cfg.Source.Publication, WALBudget: cfg.Source.WALBudget,
+		Publication: cfg.Source.Publication, ColumnLists: cfg.Source.ColumnLists, WALBudget: cfg.Source.WALBudget,
 		Known: saved != nil, Heartbeat: cfg.Source.Heartbeat > 0, Failover: cfg.Source.Failover})
 	if err != nil {
 		return []postgres.Finding{failure("database", err)}

@@ -122,7 +122,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 
 func sourceConfig(cfg *config.Config) postgres.Config {
 	return postgres.Config{DSN: cfg.Source.DSN.Reveal(), Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Uses: uses(cfg.Mappings),
-		Points: cfg.Mappings.Has(connector.Point), Heartbeat: cfg.Source.Heartbeat, Failover: cfg.Source.Failover}
+		ColumnLists: cfg.Source.ColumnLists, Points: cfg.Mappings.Has(connector.Point), Heartbeat: cfg.Source.Heartbeat, Failover: cfg.Source.Failover}
 }
 
 // uses tells the source what the mappings want published.

@@ -100,6 +100,7 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 	p := &prepared{source: sourceConfig(cfg), unfit: map[string]string{}}
 	p.source.AcceptGap, p.source.NewState, p.source.Gap = s.accept.gap, s.accept.newState, store.AddGap
 	p.source.Waiting = s.parts.waiting.Store
+	p.source.Published = store.SavePublished
 	p.Prepared, err = postgres.Prepare(ctx, p.source, saved, checkTables(cfg.Mappings, known, p.unfit), s.parts.alarms, s.log)
 	if err != nil || ctx.Err() != nil {
 		return nil, err

@@ -81,6 +81,11 @@ func Identify(ctx context.Context, repl *pgconn.PgConn) (Server, error) {
 // Identity and Key say what an old row carries for certain. For a partitioned table that is what the identities of all its
 // partitions have in common, since the partitions hold the rows; see Preflight for partitions that carry less than their root promises.
 func LoadTables(ctx context.Context, conn *pgx.Conn, names []TableName, publications ...string) (map[TableName]*connector.Table, error) {
+	return loadTables(ctx, conn, names, publications, false)
+}
+
+// loadTables is LoadTables; planned says that lists of publications that this program made don't count, since run sets them anew.
+func loadTables(ctx context.Context, conn *pgx.Conn, names []TableName, publications []string, planned bool) (map[TableName]*connector.Table, error) {
 	if len(names) == 0 {
 		return map[TableName]*connector.Table{}, nil
 	}
@@ -109,8 +114,13 @@ func LoadTables(ctx context.Context, conn *pgx.Conn, names []TableName, publicat
 	tables := make(map[TableName]*connector.Table, len(rels))
 	for _, r := range rels {
 		identity, keys := r.effectiveIdentity()
-		t := &connector.Table{OID: r.oid, Schema: r.name.Schema, Name: r.name.Name, Identity: identity}
-		list, generated := sentColumns(r, pubs)
+		for _, p := range pubs {
+			if m, ok := p.covers(r); ok && m.Columns != nil {
+				r.lists = append(r.lists, listEntry{p.Name, m.TableName})
+			}
+		}
+		t := &connector.Table{OID: r.oid, Schema: r.name.Schema, Name: r.name.Name, Identity: identity, FullIdentity: r.fullSQL()}
+		list, generated := sentColumns(r, pubs, planned)
 		for _, c := range columns[r.oid] {
 			switch {
 			case c.generated == "v" || c.generated != "" && !generated && list == nil:
@@ -130,7 +140,7 @@ func LoadTables(ctx context.Context, conn *pgx.Conn, names []TableName, publicat
 }
 
 // sentColumns gives the column list under which the publications send r (nil: none), and whether stored generated columns come.
-func sentColumns(r *relation, pubs []Publication) (list []string, generated bool) {
+func sentColumns(r *relation, pubs []Publication, planned bool) (list []string, generated bool) {
 	listed, whole := []string(nil), false
 	for _, p := range pubs {
 		m, ok := p.covers(r)
@@ -138,7 +148,7 @@ func sentColumns(r *relation, pubs []Publication) (list []string, generated bool
 			continue
 		}
 		generated = generated || p.Generated
-		if m.Columns == nil {
+		if m.Columns == nil || planned && p.Ours {
 			whole = true
 		} else {
 			listed = m.Columns
@@ -205,6 +215,7 @@ type relation struct {
 	mayUse      bool   // the schema
 	role        string // this role, quoted
 	leaves      []leaf
+	lists       []listEntry // the column lists under which it is published now
 }
 
 // leaf is a partition that holds rows.

@@ -37,6 +37,8 @@ type Finding struct {
 type PreflightParams struct {
 	Uses              []Use
 	Slot, Publication string
+	// ColumnLists is source.columnLists.
+	ColumnLists bool
 	// WALBudget is source.walBudget in bytes; 0: none.
 	WALBudget int64
 	// Known says that there is a state: whether slot and publications may be missing is CheckHistory's to say.
@@ -226,7 +228,7 @@ func (p *preflight) room() {
 
 // publications looks at tables and publications: what is wrong, and what run is going to do.
 func (p *preflight) publications(ctx context.Context) error {
-	plan, err := newPlan(ctx, p.conn, PublicationParams{Name: p.params.Publication, Slot: p.params.Slot, Uses: p.params.Uses})
+	plan, err := newPlan(ctx, p.conn, PublicationParams{Name: p.params.Publication, Slot: p.params.Slot, Uses: listed(p.params.Uses, p.params.ColumnLists)})
 	if err != nil {
 		return err
 	}
@@ -235,6 +237,7 @@ func (p *preflight) publications(ctx context.Context) error {
 	plan.make()
 	p.findings = append(p.findings, tables...)
 	p.findings = append(p.findings, plan.coverage()...)
+	p.findings = append(p.findings, plan.fullFindings()...)
 	p.findings = append(p.findings, plan.findings...)
 	for _, u := range plan.uses {
 		if !slices.ContainsFunc(p.findings, func(f Finding) bool { return f.Subject == "table "+u.Table.String() }) {

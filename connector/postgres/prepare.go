@@ -29,6 +29,12 @@ type Prepared struct {
 	Rebased bool
 	Gap     *connector.Gap
 	Cut     connector.LSN
+
+	known map[TableName]connector.Published // how the tables are published
+	open  map[TableName]bool                // those of them that are not published in full
+
+	identities map[TableName]string
+	stale      []*stale
 }
 
 // Prepare connects, compares the server's history with the saved one and refuses what must not go on (another database system, a slot that is gone
@@ -46,7 +52,7 @@ func Prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	}
 	defer standby(false)
 	for {
-		p, err := prepare(ctx, cfg, saved, check, log)
+		p, err := prepare(ctx, cfg, saved, check, alarms, log)
 		var refusal *Refusal
 		var unfit *mapError
 		pause := wait.NextBackOff()
@@ -72,7 +78,11 @@ func Prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 		case !Passing(err):
 			return nil, Explain(err)
 		}
-		alarms.Raise("source", "PostgreSQL is not to be reached: "+Explain(err).Error(), "start the server or mend source.dsn; this is tried again by itself")
+		if hasState(err, stateLockNotAvailable) {
+			alarms.Raise("source", "a table can't be put into a publication, because somebody holds a lock on it (VACUUM, CREATE INDEX or DDL)", "nothing to do: it is tried again by itself")
+		} else {
+			alarms.Raise("source", "PostgreSQL is not to be reached: "+Explain(err).Error(), "start the server or mend source.dsn; this is tried again by itself")
+		}
 		sleep(ctx, pause)
 	}
 }
@@ -80,7 +90,8 @@ func Prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 // errHeld says that a slot, which is to be taken over where it stands, is still moved on by another process.
 var errHeld = errors.New("another process reads from the slot")
 
-func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func([]*connector.Table) error, log *slog.Logger) (*Prepared, error) {
+func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func([]*connector.Table) error,
+	alarms *connector.Alarms, log *slog.Logger) (*Prepared, error) {
 	conn, err := Connect(ctx, cfg.DSN)
 	if err != nil {
 		return nil, err
@@ -134,19 +145,15 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 		log.Warn("slot dropped, as the gap was accepted", "slot", cfg.Slot)
 		slot = &Slot{Name: cfg.Slot, WALEnd: slot.WALEnd}
 	}
-	names, changes, err := EnsurePublications(ctx, conn, PublicationParams{Name: cfg.Publication, Slot: cfg.Slot, Uses: cfg.Uses})
+	// What the state knows of the tables holds for this database, and while the slot goes on.
+	var known map[TableName]connector.Published
+	if cp := saved.Checkpoint; cp != nil && slot.Exists && cp.Lineage.SystemID == p.Lineage.SystemID && cp.Lineage.Database == p.Lineage.Database {
+		known = knownTables(saved.Published)
+	}
+	r, err := p.publish(ctx, conn, cfg, known, log)
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range changes {
-		log.Info("publication", "change", c)
-	}
-	p.Publications = names
-	oids, err := publicationOIDs(ctx, conn, names)
-	if err != nil {
-		return nil, err
-	}
-	p.Lineage.Publications = joinPublications(oids, names)
 	start := slot.ConfirmedFlush
 	if !slot.Exists {
 		start, err = CreateSlot(ctx, repl, NewSlot{Name: cfg.Slot, Failover: cfg.Failover, Plain: conn, Waiting: func(w Wait) {
@@ -161,6 +168,12 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 			return nil, err
 		}
 		log.Info("slot is kept in step on standbys from now on", "slot", cfg.Slot)
+	}
+	if !slot.Exists {
+		r.at.lsn = start // what comes from here on is published
+	}
+	if err := p.account(ctx, cfg, r, alarms, log); err != nil {
+		return nil, err
 	}
 	p.resolve(saved, breaches, start, log)
 	return p, nil
@@ -189,6 +202,59 @@ func CheckHistory(ctx context.Context, cfg Config, saved *connector.Saved) error
 	p := &Prepared{Lineage: connector.Lineage{SystemID: id.SystemID, Timeline: id.Timeline, Database: id.DBName, Slot: cfg.Slot}}
 	_, err = p.compare(ctx, conn, repl, cfg, slot, saved, slog.New(slog.DiscardHandler))
 	return err
+}
+
+// publish brings the publications in step.
+func (p *Prepared) publish(ctx context.Context, conn *pgx.Conn, cfg Config, known map[TableName]connector.Published, log *slog.Logger) (*round, error) {
+	r, err := goRound(ctx, conn, cfg, nil, known)
+	if err != nil {
+		return nil, err
+	}
+	if r.refused != nil {
+		return nil, r.refused
+	}
+	for _, c := range r.changes {
+		log.Info("publication", "change", c)
+	}
+	p.Publications = r.found.names
+	oids, err := publicationOIDs(ctx, conn, p.Publications)
+	if err != nil {
+		return nil, err
+	}
+	p.Lineage.Publications = joinPublications(oids, p.Publications)
+	return r, nil
+}
+
+// account records and tells of the tables that left the publications while nobody looked, and notes how they are published now.
+func (p *Prepared) account(ctx context.Context, cfg Config, r *round, alarms *connector.Alarms, log *slog.Logger) error {
+	closed, open := r.holes()
+	for _, h := range append(closed, r.after.renamed(r.known)...) {
+		if err := tellClosed(ctx, cfg, r, h, alarms, log); err != nil {
+			return err
+		}
+	}
+	p.open = map[TableName]bool{}
+	for _, h := range open {
+		text, cure := r.openText(h)
+		alarms.Raise("source/table/"+h.use.Table.String(), text, cure)
+		log.Warn("gap begins", "table", h.use.Table.String(), "from", h.was.Seen, "reason", h.why)
+		if err := cfg.gap(ctx, h.gap(0)); err != nil {
+			return err
+		}
+		p.open[h.use.Table] = true
+	}
+	p.identities = r.after.identities()
+	if st := r.stale(closed); st != nil && r.found.slotExists {
+		p.stale = append(p.stale, st)
+	}
+	p.known = r.after.published(r.known, p.Publications, r.at.lsn, open)
+	if cfg.Published == nil {
+		return nil
+	}
+	if err := cfg.Published(ctx, sortedTables(p.known)); err != nil {
+		return fmt.Errorf("noting the published tables: %w", err)
+	}
+	return nil
 }
 
 // compare refuses what must not go on, unless the operator has accepted it: then it gives the breaches.
@@ -279,9 +345,10 @@ func (p *Prepared) resolve(saved *connector.Saved, breaches []breach, start conn
 	}
 }
 
-// LoadUsed gives the tables of uses as the catalogue has them, with the columns that the publications send; the missing ones are left out.
+// LoadUsed gives the tables of uses as the catalogue has them, with the columns that the publications send or are going to send; the missing ones are
+// left out.
 func LoadUsed(ctx context.Context, conn *pgx.Conn, uses []Use, publication string) ([]*connector.Table, error) {
-	byName, err := LoadTables(ctx, conn, tablesOf(uses), publication, InsertPublication(publication))
+	byName, err := loadTables(ctx, conn, tablesOf(uses), []string{publication, InsertPublication(publication)}, true)
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,11 @@ type Config struct {
 	Failover bool
 	// Waiting is called from Prepare with true when it waits for a slot that another process holds, and with false when that is over; nil: nobody is told.
 	Waiting func(bool)
+	// ColumnLists is source.columnLists: the publications name only the columns that the mappings read, and those of the replica identity.
+	ColumnLists bool
+	// Published notes how the mapped tables are published, in place of what was noted before: connector.Saved.Published brings it back. It is called
+	// from the source's goroutines. nil: nobody notes it, and a table that left while the connector was stopped is put back without a word.
+	Published func(context.Context, []connector.Published) error
 	// Gap records a gap for good; it is called from the source's goroutines. nil: nobody records it.
 	Gap func(context.Context, connector.Gap) error
 }
@@ -52,6 +57,9 @@ type Source struct {
 	last backend // of the last stream
 	// lateMarker is the newest transaction of which a marker that came too late was told; the stream's goroutine only.
 	lateMarker connector.LSN
+
+	watch   *watch
+	verdict atomic.Pointer[error] // of the watch: why the stream must end
 
 	state      atomic.Pointer[string]
 	walEnd     atomic.Uint64
@@ -91,6 +99,7 @@ const (
 func NewSource(cfg Config, p *Prepared, alarms *connector.Alarms, log *slog.Logger) *Source {
 	s := &Source{cfg: cfg, lineage: p.Lineage, names: p.Publications, alarms: alarms, log: log, timing: usualTiming}
 	s.rel = newRelations(cfg.Uses, log, s.resolveTypes)
+	s.watch = newWatch(s, p)
 	s.setState("connecting")
 	return s
 }
@@ -106,6 +115,15 @@ func (s *Source) setState(state string) { s.state.Store(&state) }
 // Run streams until ctx ends, reconnecting with backoff on what passes.
 func (s *Source) Run(ctx context.Context, sink connector.Sink) error {
 	defer s.setState("stopped")
+	watching, stop := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if err := s.watch.run(watching); err != nil {
+			s.verdict.Store(&err)
+		}
+	}()
+	defer func() { stop(); <-watched }()
 	wait := newBackoff()
 	passwords := 0
 	for {
@@ -128,6 +146,8 @@ func (s *Source) Run(ctx context.Context, sink connector.Sink) error {
 		case errors.As(err, &gone):
 		case errors.As(err, &fatal), errors.Is(err, ErrNewHistory):
 			return err
+		case hasState(err, stateUndefinedObject) && errors.Is(s.watch.lookNow(ctx), ErrNewHistory):
+			return &anew{"the stream can't be decoded with the publications as they are"}
 		case wrongPassword(err):
 			if passwords++; passwords >= wrongPasswordTries {
 				return Explain(err)
@@ -213,8 +233,9 @@ func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()
 	}
 	s.last = b.sender
 	s.log.Info("streaming", "slot", s.cfg.Slot, "from", start, "publications", strings.Join(s.names, ", "))
-	streaming()
 	s.rel.connected()
+	streaming()
+	s.watch.due()
 	return s.streamBeside(ctx, &stream{conn: conn, sink: sink, src: s, beside: b, rel: s.rel, messages: messages})
 }
 

@@ -74,6 +74,9 @@ func (s *stream) run(ctx context.Context) error {
 		return err
 	}
 	for ctx.Err() == nil {
+		if verdict := s.src.verdict.Load(); verdict != nil {
+			return *verdict
+		}
 		if e := s.beside.ended(); e != nil && s.over(e, time.Now()) {
 			return e.err
 		}
@@ -330,6 +333,7 @@ func (s *stream) rare(ctx context.Context, m pglogrepl.Message) error {
 		if err != nil {
 			return err
 		}
+		s.src.watch.due()
 		if isNew {
 			s.src.log.Debug("table shape", "table", t.String(), "columns", len(t.Columns))
 		}

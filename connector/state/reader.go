@@ -128,7 +128,29 @@ func (r *Reader) load(ctx context.Context) (*connector.Saved, error) {
 		connector.Lettered, signed(settled.Commit), settled.Index); err != nil {
 		return nil, err
 	}
+	if saved.Published, err = readPublished(ctx, tx); err != nil {
+		return nil, err
+	}
 	return saved, tx.QueryRowContext(ctx, countedLetters).Scan(&saved.OpenLetters)
+}
+
+func readPublished(ctx context.Context, q queryer) ([]connector.Published, error) {
+	rows, err := q.QueryContext(ctx, "SELECT schema_name, table_name, oid, member, seen_lsn FROM published ORDER BY schema_name, table_name")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var tables []connector.Published
+	for rows.Next() {
+		var t connector.Published
+		var seen int64
+		if err := rows.Scan(&t.Schema, &t.Name, &t.OID, &t.Member, &seen); err != nil {
+			return nil, err
+		}
+		t.Seen = unsigned(seen)
+		tables = append(tables, t)
+	}
+	return tables, rows.Err()
 }
 
 // Checkpoint gives the checkpoint as it is on disk; nil where none was written yet.

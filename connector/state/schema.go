@@ -106,6 +106,16 @@ CREATE TABLE gap (
 	reason   TEXT NOT NULL
 ) STRICT;
 
+-- The mapped tables as they were last seen in the publications.
+CREATE TABLE published (
+	schema_name TEXT NOT NULL,
+	table_name  TEXT NOT NULL,
+	oid         INTEGER NOT NULL,
+	member      TEXT NOT NULL,
+	seen_lsn    INTEGER NOT NULL,
+	PRIMARY KEY (schema_name, table_name)
+) STRICT, WITHOUT ROWID;
+
 -- What a command asks of the running connector, or of the next one.
 CREATE TABLE request (
 	id      INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -184,7 +194,7 @@ const fullCheckBytes = 64 << 20
 func check(ctx context.Context, q queryer, path string, size int64) error {
 	checks := []string{"PRAGMA quick_check(1)"}
 	if size > fullCheckBytes {
-		checks = []string{"PRAGMA quick_check(checkpoint)", "PRAGMA quick_check(beyond)", "PRAGMA quick_check(track)", "PRAGMA quick_check(point)"}
+		checks = []string{"PRAGMA quick_check(checkpoint)", "PRAGMA quick_check(beyond)", "PRAGMA quick_check(track)", "PRAGMA quick_check(point)", "PRAGMA quick_check(published)"}
 	}
 	for _, c := range checks {
 		var found string

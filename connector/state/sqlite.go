@@ -208,7 +208,24 @@ func (s *SQLite) Rebase(ctx context.Context, cp *connector.Checkpoint, letters [
 	})
 }
 
-// AddGap records a gap for good.
+// SavePublished notes the tables that are published, in place of those that were noted before.
+func (s *SQLite) SavePublished(ctx context.Context, tables []connector.Published) error {
+	return s.w.q.do(ctx, func(w *writer) error {
+		ctx := context.Background()
+		if _, err := w.conn.ExecContext(ctx, "DELETE FROM published"); err != nil {
+			return err
+		}
+		for _, t := range tables {
+			if _, err := w.conn.ExecContext(ctx, "INSERT INTO published (schema_name, table_name, oid, member, seen_lsn) VALUES (?, ?, ?, ?, ?)",
+				t.Schema, t.Name, int64(t.OID), t.Member, signed(t.Seen)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// AddGap records a gap for good. A gap of a table takes the place of an earlier one that began at the same LSN.
 func (s *SQLite) AddGap(ctx context.Context, gap connector.Gap) error {
 	return s.w.q.do(ctx, func(w *writer) error { return w.putGap(gap) })
 }

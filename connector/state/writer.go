@@ -315,7 +315,12 @@ func (w *writer) setAside(letters []storedLetter) error {
 	return nil
 }
 
+// putGap stores a gap. It takes the place of the one of that table that began there too: it ends it, or tells of it again.
 func (w *writer) putGap(g connector.Gap) error {
+	if _, err := w.conn.ExecContext(context.Background(), "DELETE FROM gap WHERE table_name = ? AND from_lsn = ? AND table_name <> ''",
+		g.Table, signed(g.From)); err != nil {
+		return err
+	}
 	_, err := w.conn.ExecContext(context.Background(), "INSERT INTO gap (at, from_lsn, to_lsn, table_name, reason) VALUES (?, ?, ?, ?, ?)",
 		stamp(g.At), signed(g.From), signed(g.To), g.Table, g.Reason)
 	return err

@@ -37,6 +37,8 @@ type Source struct {
 	Publication string
 	// TimeZone reads timestamps without time zone. Nil, the default: the database's TimeZone.
 	TimeZone *time.Location
+	// ColumnLists says that only the columns that mappings read are published, and those of the replica identity. Needs PostgreSQL 15. Default false.
+	ColumnLists bool
 	// WALBudget is how much WAL, in bytes, the slot may keep before there is an alarm. Over 0; default 10 GiB.
 	WALBudget int64
 	// Heartbeat is how often a message is written into the WAL, to move the slot of an idle database on. 0, the default: never.

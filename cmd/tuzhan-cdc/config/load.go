@@ -113,11 +113,7 @@ func (l *loader) source(n strict.Node) {
 		entry{"slot", l.text(&s.Slot, checkSlot)},
 		entry{"publication", l.text(&s.Publication, checkPublication)},
 		entry{"timeZone", func(n strict.Node) { s.TimeZone = timeZone(n) }},
-		entry{"columnLists", func(n strict.Node) {
-			if on, ok := n.Bool(); ok && on {
-				n.Problem("columnLists: true is not supported by this version yet: take it out; all columns of the mapped tables are published")
-			}
-		}},
+		entry{"columnLists", func(n strict.Node) { set(&s.ColumnLists)(n.Bool()) }},
 		entry{"walBudget", l.size(&s.WALBudget, 1<<20, math.MaxInt64)},
 		entry{"heartbeat", l.duration(&s.Heartbeat)},
 		entry{"failover", func(n strict.Node) { set(&s.Failover)(n.Bool()) }},

@@ -44,7 +44,8 @@ func TestMain(m *testing.M) {
 	code = pgtest.Run(m)
 }
 
-const wait = 90 * time.Second
+// wait bounds every single thing that a test waits for: long, since a machine may be busy, and the server decodes what all tests write.
+const wait = 4 * time.Minute
 
 // crmSchema is the CRM of the design's example.
 const crmSchema = `

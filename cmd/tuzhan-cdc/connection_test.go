@@ -11,6 +11,7 @@ import (
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/throwaway"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
 )
 
 // groupsOnly is the part of crmMappings without points, which a connector without a state may take a slot over with.
@@ -161,6 +162,9 @@ func TestWALBudget(t *testing.T) {
 	if log := r.proc.log.String(); !strings.Contains(log, "that is enough for") || !strings.Contains(log, "ALTER SYSTEM SET max_slot_wal_keep_size") {
 		t.Error("the alarms lack rate or cure")
 	}
+	if out, errs, code := r.run("status"); code != 0 || !strings.Contains(out, "outage allowed") {
+		t.Errorf("exit %d\n%s%s", code, out, errs)
+	}
 	_, cure, _ := strings.Cut(body, "if the disk has room: ")
 	cure, _, _ = strings.Cut(cure, " --")
 	for sql := range strings.SplitSeq(strings.TrimSuffix(cure, ";"), ";") {
@@ -171,6 +175,19 @@ func TestWALBudget(t *testing.T) {
 	r.settled()
 	r.db.Exec(t, `CHECKPOINT`, `INSERT INTO crm.other(filler) VALUES ('x')`)
 	r.proc.until(`recovered about=source/wal`)
+}
+
+// TestOutageText: what status says of the budget.
+func TestOutageText(t *testing.T) {
+	t.Parallel()
+	left := 5.5 * 3600
+	s := status.Slot{OutageSeconds: &left, WALPerSecond: 250_000, MeasuredSeconds: 600}
+	if got := outageText(&s); got != "5 h more, at 244.1 KiB/s of WAL (mean of 10 min)" {
+		t.Error(got)
+	}
+	if got := outageText(&status.Slot{}); !strings.HasPrefix(got, "not known") {
+		t.Error(got)
+	}
 }
 
 // TestHeartbeatAndFailover: the keys reach the server; what it can't do is an error that says so, in check and at the start.

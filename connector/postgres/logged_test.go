@@ -3,8 +3,10 @@ package postgres
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
@@ -18,6 +20,55 @@ type logLines struct {
 }
 
 func newLogLines() *logLines { return &logLines{changed: make(chan struct{})} }
+
+// Write takes a line of a slog.TextHandler.
+func (l *logLines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, string(p))
+	close(l.changed)
+	l.changed = make(chan struct{})
+	return len(p), nil
+}
+
+// count gives how many lines have all of words.
+func (l *logLines) count(words ...string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.having(words)
+}
+
+func (l *logLines) having(words []string) (n int) {
+lines:
+	for _, line := range l.lines {
+		for _, w := range words {
+			if !strings.Contains(line, w) {
+				continue lines
+			}
+		}
+		n++
+	}
+	return n
+}
+
+// until waits for the nth line that has all of words.
+func (l *logLines) until(t *testing.T, n int, words ...string) {
+	t.Helper()
+	timeout := time.After(60 * time.Second)
+	for {
+		l.mu.Lock()
+		ok, changed, all := l.having(words) >= n, l.changed, strings.Join(l.lines, "")
+		l.mu.Unlock()
+		if ok {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			t.Fatalf("the log does not say %q %d times:\n%s", words, n, all)
+		}
+	}
+}
 
 // runLogged is runLine with a timing and a log.
 func runLogged(t *testing.T, db *pgtest.DB, cfg Config, p *Prepared, r *recorder, timing timing, lines *logLines) *line {

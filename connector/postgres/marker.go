@@ -1,10 +1,9 @@
 package postgres
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
-	"fmt"
+
+	"github.com/jackc/pglogrepl"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 )
@@ -43,47 +42,19 @@ func major(version string) (n int) {
 	return n
 }
 
-// logicalMessage is a Message message of pgoutput protocol 1.
-// Format: PostgreSQL documentation, "Logical Replication Message Formats".
-type logicalMessage struct {
-	transactional bool
-	lsn           connector.LSN // where the message ends in the WAL
-	marker        bool
+// isMarker reports whether a logical message is the skip marker.
+func isMarker(m *pglogrepl.LogicalDecodingMessage) bool {
+	return m.Transactional && m.Prefix == markerPrefix && string(m.Content) == markerContent
 }
 
-func parseLogicalMessage(data []byte) (m logicalMessage, err error) {
-	const fixed = 1 + 1 + 8 // type, flags, LSN
-	if len(data) < fixed {
-		return m, errCut
-	}
-	m.transactional, m.lsn = data[1]&1 != 0, connector.LSN(binary.BigEndian.Uint64(data[2:]))
-	prefix, rest, ok := bytes.Cut(data[fixed:], []byte{0})
-	if !ok {
-		return m, errCut
-	}
-	b := buffer{rest: rest}
-	size, ok := b.uint32()
+// logicalMessage acts on a logical message: the marker begins a transaction that is skipped, all others pass over.
+func (s *stream) logicalMessage(m *pglogrepl.LogicalDecodingMessage) error {
 	switch {
-	case !ok || uint64(size) > uint64(len(b.rest)):
-		return m, errCut
-	case uint64(size) < uint64(len(b.rest)):
-		return m, fmt.Errorf("%d bytes follow the message's end", uint64(len(b.rest))-uint64(size))
-	}
-	m.marker = m.transactional && string(prefix) == markerPrefix && string(b.rest) == markerContent
-	return m, nil
-}
-
-// message acts on a logical message: the marker begins a transaction that is skipped, all others pass over.
-func (s *stream) logicalMessage(data []byte) error {
-	m, err := parseLogicalMessage(data)
-	switch {
-	case err != nil:
-		return fmt.Errorf("message %q of pgoutput after position %s:%d: %w", data[0], s.commit, s.index, err)
-	case m.transactional && !s.inTx:
+	case m.Transactional && !s.inTx:
 		return errors.New("a transactional message came outside a transaction")
-	case !m.marker || s.skip:
+	case !isMarker(m) || s.skip:
 		return nil
-	case s.index == 0 && (s.first.empty() || m.lsn <= s.first.start):
+	case s.index == 0 && (s.first.empty() || connector.LSN(m.LSN) <= s.first.start): // its LSN is where it ends in the WAL
 		s.skip = true
 		return s.releaseFirst()
 	}

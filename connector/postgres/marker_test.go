@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"github.com/jackc/pglogrepl"
 	"log/slog"
 	"slices"
 	"strings"
@@ -41,16 +42,20 @@ func TestLogicalMessage(t *testing.T) {
 		{message(1, 77, "tuzhan_cdc", "heartbeat"), false},
 		{message(1, 77, "", "skip"), false},
 	} {
-		m, err := parseLogicalMessage(c.data)
-		if err != nil || m.marker != c.marker || m.lsn != 77 || m.transactional != (c.data[1] == 1) {
-			t.Errorf("%q: %+v, %v", c.data, m, err)
+		parsed, err := parse(c.data)
+		if err != nil {
+			t.Errorf("%q: %v", c.data, err)
+			continue
 		}
-		for n := range len(c.data) {
-			if _, err := parseLogicalMessage(c.data[:n]); err == nil {
+		if m := parsed.(*pglogrepl.LogicalDecodingMessage); isMarker(m) != c.marker || m.LSN != 77 || m.Transactional != (c.data[1] == 1) {
+			t.Errorf("%q: %+v", c.data, m)
+		}
+		for n := 1; n < len(c.data); n++ {
+			if _, err := parse(c.data[:n]); err == nil {
 				t.Errorf("%q: %d bytes of it are taken", c.data, n)
 			}
 		}
-		if _, err := parseLogicalMessage(append(bytes.Clone(c.data), 0)); err == nil {
+		if _, err := parse(append(bytes.Clone(c.data), 0)); err == nil {
 			t.Errorf("%q: a byte behind it is taken", c.data)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pglogrepl"
 )
 
-// parse reads a message of pgoutput protocol 1 that is no row: Begin, Commit, Relation, Truncate, Type, Origin (for Message see marker.go). pglogrepl.Parse would take
+// parse reads a message of pgoutput protocol 1 that is no row: Begin, Commit, Relation, Truncate, Type, Origin, Message. pglogrepl.Parse would take
 // some that are cut short, and panics at others; here what is not exactly a message is an error.
 // Formats: PostgreSQL documentation, "Logical Replication Message Formats".
 func parse(data []byte) (pglogrepl.Message, error) {
@@ -28,6 +28,8 @@ func parse(data []byte) (pglogrepl.Message, error) {
 		m = &pglogrepl.TypeMessage{DataType: b.number32(), Namespace: b.text(), Name: b.text()}
 	case 'O':
 		m = &pglogrepl.OriginMessage{CommitLSN: b.lsn(), Name: b.text()}
+	case 'M':
+		m = b.logical()
 	default:
 		return nil, fmt.Errorf("%q is no message that is known", data[0])
 	}
@@ -55,6 +57,17 @@ func (b *buffer) truncate() *pglogrepl.TruncateMessage {
 	for i := uint32(0); i < m.RelationNum && !b.cut; i++ {
 		m.RelationIDs = append(m.RelationIDs, b.number32())
 	}
+	return m
+}
+
+func (b *buffer) logical() *pglogrepl.LogicalDecodingMessage {
+	m := &pglogrepl.LogicalDecodingMessage{Transactional: b.number8()&1 != 0, LSN: b.lsn(), Prefix: b.text()}
+	size := b.number32()
+	if uint64(size) > uint64(len(b.rest)) {
+		b.cut = true
+		return nil
+	}
+	m.Content, b.rest = b.rest[:size:size], b.rest[size:]
 	return m
 }
 

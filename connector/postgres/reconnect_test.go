@@ -180,7 +180,7 @@ func TestWhatDoesNotPassEnds(t *testing.T) {
 			cfg := config(db, db.SlotName(), "t")
 			cfg.DSN = dsn
 			p := prepareFor(t, cfg, nil)
-			src, done := runToEnd(t, cfg, p, newRecorder(p.Checkpoint.Flush, true), log)
+			src, done := runToEnd(t, cfg, p, newRecorder(p.Checkpoint.Flush, false), log) // it confirms nothing: the next one begins where it did
 			log.until(t, 1, "msg=streaming")
 			db.Exec(t, strings.NewReplacer("%[1]s", role, "%[2]s", db.Name()).Replace(c.harm), terminate(role))
 			err := wantEnd(t, done, log)
@@ -269,5 +269,70 @@ func TestSlotLostWhileStreaming(t *testing.T) {
 	var r *Refusal
 	if !errors.As(err, &r) || !strings.Contains(r.Text, "invalidated") || !strings.Contains(r.Text, "max_slot_wal_keep_size") || !strings.Contains(r.Cure, "--accept-gap") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestWrongPasswordAtTheStart is believed at the third try.
+func TestWrongPasswordAtTheStart(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Server(t).Database(t)
+	role, dsn := owner(t, db)
+	db.Exec(t, `ALTER ROLE `+role+` PASSWORD 'another'`)
+	cfg := config(db, db.SlotName(), "t")
+	cfg.DSN = dsn
+	log := slog.New(slog.DiscardHandler)
+	alarms := connector.NewAlarms(log)
+	_, err := Prepare(t.Context(), cfg, &connector.Saved{}, func([]*connector.Table) error { return nil }, alarms, log)
+	var r *Refusal
+	if !errors.As(err, &r) || !strings.Contains(r.Text, "28P01") {
+		t.Errorf("%v", err)
+	}
+	if list := alarms.List(); len(list) != 1 || list[0].Times != wrongPasswordTries-1 {
+		t.Errorf("alarms %+v, want one that was raised %d times", list, wrongPasswordTries-1)
+	}
+}
+
+// TestPeerThatNeverAnswers: at the start too, a peer that takes the connection and says nothing is given up.
+func TestPeerThatNeverAnswers(t *testing.T) {
+	t.Parallel()
+	proxy := pgtest.Proxy(t, pgtest.Server(t).Addr())
+	proxy.Pause()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond) // stands in for connectTimeout
+	defer cancel()
+	_, err := Connect(ctx, readdressed(t, pgtest.Server(t).DSN("postgres"), proxy.Addr()))
+	if err == nil || !Passing(err) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestSlotOlderThanItsPublication (fact F10): it fails at the first change, for ever, which ends the source.
+func TestSlotOlderThanItsPublication(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Server(t).Database(t)
+	if db.Server().Major() >= 18 {
+		t.Log("18 passes over such changes with a warning; that the publication is another one is seen by its OID")
+		return
+	}
+	db.Exec(t, `CREATE SCHEMA crm`, `CREATE TABLE crm.t(id int PRIMARY KEY)`)
+	cfg := config(db, db.SlotName(), "t")
+	p := prepareFor(t, cfg, nil)
+	db.Exec(t, `SELECT pg_drop_replication_slot('`+cfg.Slot+`')`)
+	for _, name := range p.Publications {
+		db.Exec(t, `DROP PUBLICATION `+quoteIdent(name))
+	}
+	db.Exec(t, `SELECT pg_create_logical_replication_slot('`+cfg.Slot+`', 'pgoutput')`, `INSERT INTO crm.t VALUES (1)`)
+	for _, name := range p.Publications {
+		db.Exec(t, `CREATE PUBLICATION `+quoteIdent(name)+` FOR TABLE crm.t`)
+	}
+	start, err := connector.ParseLSN(pgtest.Value[string](t, db, `SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1`, cfg.Slot))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := newLogLines()
+	_, done := runToEnd(t, cfg, p, newRecorder(start, true), log)
+	end := wantEnd(t, done, log)
+	var r *Refusal
+	if !errors.Is(end, ErrNewHistory) && (!errors.As(end, &r) || !strings.Contains(r.Text, "42704") || !strings.Contains(r.Cure, "check")) {
+		t.Errorf("%v", end)
 	}
 }

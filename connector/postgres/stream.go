@@ -292,15 +292,16 @@ func (s *stream) decode(ctx context.Context, start connector.LSN, data []byte) e
 	switch data[0] {
 	case 'I', 'U', 'D':
 		return s.takeRow(start, data)
-	case 'M':
-		return s.logicalMessage(data)
-	case 'B', 'C', 'R', 'T', 'Y', 'O':
-		if err := s.releaseFirst(); err != nil {
-			return err
-		}
+	case 'B', 'C', 'R', 'T', 'Y', 'O', 'M':
 		m, err := parse(data)
 		if err != nil {
 			return fmt.Errorf("message %q of pgoutput after position %s:%d: %w", data[0], s.commit, s.index, err)
+		}
+		if message, ok := m.(*pglogrepl.LogicalDecodingMessage); ok { // it says itself what becomes of rows that were held back
+			return s.logicalMessage(message)
+		}
+		if err := s.releaseFirst(); err != nil {
+			return err
 		}
 		return s.rare(ctx, m)
 	}

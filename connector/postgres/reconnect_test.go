@@ -180,7 +180,8 @@ func TestWhatDoesNotPassEnds(t *testing.T) {
 			cfg := config(db, db.SlotName(), "t")
 			cfg.DSN = dsn
 			p := prepareFor(t, cfg, nil)
-			src, done := runToEnd(t, cfg, p, newRecorder(p.Checkpoint.Flush, false), log) // it confirms nothing: the next one begins where it did
+			first := newRecorder(p.Checkpoint.Flush, true)
+			src, done := runToEnd(t, cfg, p, first, log)
 			log.until(t, 1, "msg=streaming")
 			db.Exec(t, strings.NewReplacer("%[1]s", role, "%[2]s", db.Name()).Replace(c.harm), terminate(role))
 			err := wantEnd(t, done, log)
@@ -199,7 +200,7 @@ func TestWhatDoesNotPassEnds(t *testing.T) {
 			if c.runs {
 				runCure(t, db, r.Cure)
 				again := newLogLines()
-				runLogged(t, db, cfg, p, newRecorder(p.Checkpoint.Flush, true), usualTiming, again)
+				runLogged(t, db, cfg, p, newRecorder(first.Confirmed(), true), usualTiming, again)
 				again.until(t, 1, "msg=streaming")
 			}
 		})

@@ -88,6 +88,7 @@ func (w *watch) run(ctx context.Context) error {
 		case <-w.kick:
 		}
 		err := w.look(ctx)
+		w.hangUp() // a connection that stays would hold a smart shutdown up
 		switch {
 		case err == nil:
 			w.src.alarms.Clear("source/publications")
@@ -96,7 +97,6 @@ func (w *watch) run(ctx context.Context) error {
 		case errors.Is(err, ErrNewHistory):
 			return err
 		default:
-			w.hangUp()
 			if hasState(err, stateLockNotAvailable) {
 				w.src.alarms.Raise("source/publications", "a table can't be put into a publication, or taken out, because somebody holds a lock on it (VACUUM, CREATE INDEX or DDL)",
 					"nothing to do: it is tried again by itself")

@@ -91,7 +91,7 @@ func BenchmarkEncode(b *testing.B) {
 	req := eventRequest(500)
 	b.ReportAllocs()
 	for b.Loop() {
-		e := c.encode(req)
+		e, _ := c.encode(req)
 		_, _ = io.Discard.Write(e.bytes)
 		e.release()
 	}

@@ -62,8 +62,16 @@ func (m *mapper) Map(c *connector.Change, part connector.Part, out *connector.Ou
 		before := len(out.Records)
 		if err := m.apply(b, out); err != nil {
 			out.Records = out.Records[:before]
-			out.Letters = append(out.Letters, m.letter(b, err))
+			l := m.letter(b, err)
+			l.Uncounted = part.Aside != ""
+			out.Letters = append(out.Letters, l)
 			m.row.set(c)
+		}
+		if n := len(out.Records); part.Aside != "" && n > before {
+			l := m.letter(b, fail("%s", part.Aside))
+			l.Number, l.Uncounted = out.Records[n-1].Number, true
+			out.Records = out.Records[:before]
+			out.Letters = append(out.Letters, l)
 		}
 	}
 }

@@ -128,6 +128,16 @@ func TestBrakeCountsAcrossCatchingUp(t *testing.T) {
 	expectText(t, "one too many", play(s, 150), "e150")
 	s = braked(cp, 2)
 	expectText(t, "also after a restart", play(s, 150), "e150")
+
+	s = braked(&Checkpoint{Flush: 5}, 1)
+	expectText(t, "held", play(s, 60, 70, 130, 140), "e60 h60 e70 e130 e140")
+	cp = s.checkpoint()
+	cp.Resume("h", 100)
+	s = braked(cp, 1)
+	expectText(t, "one too many while it works off", play(s, 70, 130, 140), "h70 h130")
+	if cp = s.checkpoint(); len(cp.Tracks) != 1 || cp.Tracks[0].Held != HoldBrake || cp.Tracks[0].Settled.Commit >= 140 || cp.Flush != 135 {
+		t.Errorf("%+v", cp)
+	}
 }
 
 // TestBrakeSparesBacklogAndBackfill: what was committed in many minutes is no mass update, however fast it comes; nor is a backfill.

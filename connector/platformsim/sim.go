@@ -66,6 +66,8 @@ type Options struct {
 	UpdateReplaces bool
 	// Decrypt, where it is set, gives the JSON body of a point from its encryptStr (on Point and PointDecrease); plain bodies are refused.
 	Decrypt func(ciphertext []byte) ([]byte, error)
+	// OpenDecrease gives PointDecrease the body of PointOpen rather than that of Point.
+	OpenDecrease bool
 	// MaxBody is the most bytes of a body, above which the answer is 413; 0: 16 MiB.
 	MaxBody int
 	// Seed seeds the dice of faults with a Probability.
@@ -305,6 +307,9 @@ func (s *Sim) check(e Endpoint, r *http.Request, body []byte, rd *reader) ([]byt
 			return body, bad
 		}
 		body = plain
+	}
+	if e == PointDecrease && s.options.OpenDecrease {
+		return body, rd.read(PointOpen, body)
 	}
 	return body, rd.read(e, body)
 }

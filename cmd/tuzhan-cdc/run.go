@@ -163,8 +163,10 @@ func newPlatform(cfg *config.Config, log *slog.Logger) (*platform.Client, error)
 		UserAgent: "tuzhan-cdc/" + version, Logger: log, OpenPoints: p.PointAPI == "open",
 	}
 	if e := p.Encryption; e.Algorithm != "" {
-		c.Encryption = &platform.Encryption{Algorithm: e.Algorithm, Key: e.Key.Current, KeyEncoding: e.KeyEncoding,
-			IV: e.IV.Reveal(), IVEncoding: e.IVEncoding, Encoding: e.Encoding}
+		c.Encryption = &platform.Encryption{Algorithm: e.Algorithm, Key: e.Key.Current, KeyEncoding: e.KeyEncoding, IVEncoding: e.IVEncoding, Encoding: e.Encoding}
+		if e.IV.IsSet() {
+			c.Encryption.IV = e.IV.Current
+		}
 	}
 	if p.Token.IsSet() {
 		c.Token = p.Token.Current

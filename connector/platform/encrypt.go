@@ -27,9 +27,11 @@ type Encryption struct {
 	Key func() (string, error)
 	// KeyEncoding is one of KeyEncodings; empty: utf8.
 	KeyEncoding string
-	// IV, in IVEncoding (empty: as the key's), is the same for all requests: the initialisation vector of CBC, the nonce of GCM. Empty: a
-	// random one stands in front of each ciphertext, 16 bytes for CBC and 12 for GCM. ECB has none.
-	IV, IVEncoding string
+	// IV, asked as Key is, is the same for all requests: the initialisation vector of CBC, the nonce of GCM. nil: a random one stands in front of
+	// each ciphertext, 16 bytes for CBC and 12 for GCM. ECB has none.
+	IV func() (string, error)
+	// IVEncoding is one of KeyEncodings; empty: as the key's.
+	IVEncoding string
 	// Encoding is that of the ciphertext, one of Encodings; empty: base64.
 	Encoding string
 }
@@ -110,10 +112,8 @@ func (e *Encryption) check() error {
 	if e.Key == nil {
 		errs = append(errs, errors.New("platform.encryption.key is missing"))
 	}
-	if e.IV != "" && len(errs) == 0 {
-		if problem := IVProblem(e.Algorithm, e.ivEncoding(), e.IV); problem != "" {
-			errs = append(errs, errors.New("platform.encryption.iv: "+problem))
-		}
+	if e.IV != nil && strings.HasSuffix(e.Algorithm, "-ecb") {
+		errs = append(errs, fmt.Errorf("platform.encryption.iv: %s has no IV", e.Algorithm))
 	}
 	return errors.Join(errs...)
 }
@@ -129,43 +129,51 @@ func (e *Encryption) ivEncoding() string {
 type sealer struct {
 	Encryption
 	mode string // ecb, cbc, gcm
-	iv   []byte // nil: random
 
 	current atomic.Pointer[keyed]
 }
 
-// keyed is a key that was read, and the cipher made of it.
+// keyed is a key and an IV that were read, and the cipher made of them.
 type keyed struct {
-	text  string
+	keyText, ivText string
+
 	block cipher.Block
 	aead  cipher.AEAD // for gcm
+	iv    []byte      // nil: random
 }
 
 // newSealer makes a sealer of settings that check has passed.
 func newSealer(e Encryption) *sealer {
 	s := &sealer{Encryption: e}
 	_, s.mode, _ = strings.Cut(e.Algorithm, "-")
-	if e.IV != "" {
-		s.iv, _ = readIV(e.Algorithm, e.ivEncoding(), e.IV)
-	}
 	return s
 }
 
-// key gives the cipher of the key as it is now.
+// key gives the cipher of key and IV as they are now.
 func (s *sealer) key() (*keyed, error) {
 	const setting = "platform.encryption.key"
-	text, err := s.Key()
-	if err != nil {
-		return nil, &Error{Op: setting, Reason: err.Error(), verdict: connector.SetupWrong, cause: err}
+	k := &keyed{}
+	var err error
+	if k.keyText, err = s.Key(); err != nil {
+		return nil, secretProblem(setting, err.Error(), err)
 	}
-	if k := s.current.Load(); k != nil && k.text == text {
-		return k, nil
+	if s.IV != nil {
+		if k.ivText, err = s.IV(); err != nil {
+			return nil, secretProblem("platform.encryption.iv", err.Error(), err)
+		}
 	}
-	key, problem := readKey(s.Algorithm, s.KeyEncoding, text)
+	if was := s.current.Load(); was != nil && was.keyText == k.keyText && was.ivText == k.ivText {
+		return was, nil
+	}
+	key, problem := readKey(s.Algorithm, s.KeyEncoding, k.keyText)
 	if problem != "" {
-		return nil, &Error{Op: setting, Reason: problem, verdict: connector.SetupWrong}
+		return nil, secretProblem(setting, problem, nil)
 	}
-	k := &keyed{text: text}
+	if s.IV != nil {
+		if k.iv, problem = readIV(s.Algorithm, s.ivEncoding(), k.ivText); problem != "" {
+			return nil, secretProblem("platform.encryption.iv", problem, nil)
+		}
+	}
 	if strings.HasPrefix(s.Algorithm, "sm4-") {
 		k.block, err = sm4.NewCipher(key)
 	} else {
@@ -173,16 +181,20 @@ func (s *sealer) key() (*keyed, error) {
 	}
 	if err == nil && s.mode == "gcm" {
 		size := gcmNonce
-		if s.iv != nil {
-			size = len(s.iv)
+		if k.iv != nil {
+			size = len(k.iv)
 		}
 		k.aead, err = cipher.NewGCMWithNonceSize(k.block, size)
 	}
 	if err != nil {
-		return nil, &Error{Op: setting, Reason: err.Error(), verdict: connector.SetupWrong}
+		return nil, secretProblem(setting, err.Error(), nil)
 	}
 	s.current.Store(k)
 	return k, nil
+}
+
+func secretProblem(setting, reason string, cause error) *Error {
+	return &Error{Op: setting, Reason: reason, verdict: connector.SetupWrong, cause: cause}
 }
 
 // seal appends {"encryptStr": "..."} of the plain body to dst.
@@ -192,7 +204,7 @@ func (s *sealer) seal(dst, plain []byte) ([]byte, error) {
 		return dst, err
 	}
 	var out []byte // the IV where it is random, and the ciphertext
-	iv := s.iv
+	iv := k.iv
 	if iv == nil && s.mode != "ecb" {
 		size := blockSize
 		if s.mode == "gcm" {

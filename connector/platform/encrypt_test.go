@@ -69,7 +69,10 @@ func TestVectors(t *testing.T) {
 		{"draft-ribose-cfrg-sm4 A.2.2", "sm4-cbc", gb, iv, "aaaaaaaabbbbbbbbccccccccddddddddeeeeeeeeffffffffaaaaaaaabbbbbbbb", "78ebb11cc40b0a48312aaeb2040244cb4cb7016951909226979b0d15dc6a8f6d"},
 	} {
 		for _, encoding := range []string{"", "hex"} {
-			e := Encryption{Algorithm: v.algorithm, Key: static(v.key), KeyEncoding: "hex", IV: v.iv, Encoding: encoding}
+			e := Encryption{Algorithm: v.algorithm, Key: static(v.key), KeyEncoding: "hex", Encoding: encoding}
+			if v.iv != "" {
+				e.IV = static(v.iv)
+			}
 			if err := e.check(); err != nil {
 				t.Errorf("%s: %v", v.name, err)
 				continue
@@ -135,17 +138,17 @@ func TestSimulatorDecrypts(t *testing.T) {
 				switch keyEncoding {
 				case "utf8":
 					key, iv = []byte("sixteen bytes ok"), []byte("an IV of 16 byte")
-					e.Key, e.IV = static(string(key)), string(iv)
+					e.Key, e.IV = static(string(key)), static(string(iv))
 				case "hex":
-					e.Key, e.IV, e.Encoding = static(hexKey), hexIV, "hex"
+					e.Key, e.IV, e.Encoding = static(hexKey), static(hexIV), "hex"
 				case "base64":
-					e.Key, e.IV, e.IVEncoding = static(base64.StdEncoding.EncodeToString(key)), hexIV, "hex"
+					e.Key, e.IV, e.IVEncoding = static(base64.StdEncoding.EncodeToString(key)), static(hexIV), "hex"
 				}
 				if !fixed || strings.HasSuffix(algorithm, "ecb") {
 					if fixed {
 						continue
 					}
-					e.IV, e.IVEncoding, iv = "", "", nil
+					e.IV, e.IVEncoding, iv = nil, "", nil
 				}
 				decrypt, err := platformsim.Decrypter(algorithm, key, iv, e.Encoding == "hex")
 				if err != nil {
@@ -213,13 +216,13 @@ func TestEncryptionSettings(t *testing.T) {
 			t.Errorf("%+v: %q", tc, got)
 		}
 	}
-	_, err := New(Config{BaseURL: "https://h", Token: static("x"), Encryption: &Encryption{Algorithm: "des", KeyEncoding: "x", IVEncoding: "y", Encoding: "z", IV: leak}})
+	_, err := New(Config{BaseURL: "https://h", Token: static("x"), Encryption: &Encryption{Algorithm: "des", KeyEncoding: "x", IVEncoding: "y", Encoding: "z", IV: static(leak)}})
 	for _, want := range []string{"encryption.algorithm: want one of aes-ecb", "encryption.keyEncoding", "encryption.ivEncoding", "encryption.encoding", "encryption.key is missing"} {
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), leak) {
 			t.Errorf("%q is missing in %v", want, err)
 		}
 	}
-	_, err = New(Config{BaseURL: "https://h", Token: static("x"), Encryption: &Encryption{Algorithm: "aes-ecb", Key: static("x"), IV: leak}})
+	_, err = New(Config{BaseURL: "https://h", Token: static("x"), Encryption: &Encryption{Algorithm: "aes-ecb", Key: static("x"), IV: static(leak)}})
 	if err == nil || !strings.Contains(err.Error(), "platform.encryption.iv: aes-ecb has no IV") {
 		t.Error(err)
 	}
@@ -261,6 +264,12 @@ func TestEncryptionKeyIsReadAgain(t *testing.T) {
 	} else {
 		wantClean(t, a.Err)
 	}
+	key = keys[1]
+	c.sealer.IV = static("leak")
+	if a := c.Send(t.Context(), pointRequest()); a.Verdict != connector.SetupWrong || !strings.Contains(a.Err.Error(), "platform.encryption.iv: aes-cbc takes an IV of 16 bytes") {
+		t.Errorf("an IV of a wrong size: %v %v", a.Verdict, a.Err)
+	}
+	c.sealer.IV = nil
 	fail = os.ErrNotExist
 	if a := c.Probe(t.Context(), connector.PointEndpoint); a.Verdict != connector.SetupWrong || !a.NotApplied {
 		t.Errorf("no key: %v %v", a.Verdict, a.Err)

@@ -88,7 +88,7 @@ type Paths struct {
 type Encryption struct {
 	// Algorithm is aes-ecb, aes-cbc, aes-gcm, sm4-ecb or sm4-cbc. Empty: off.
 	Algorithm string
-	// Key (key or keyFile) is read again before each request. AES: 16, 24 or 32 bytes; SM4: 16.
+	// Key (key or keyFile) is read again before each request, as IV is. AES: 16, 24 or 32 bytes; SM4: 16.
 	Key Secret
 	// KeyEncoding is how Key is written: utf8 (the default), hex or base64.
 	KeyEncoding string

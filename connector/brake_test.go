@@ -263,6 +263,27 @@ func TestBrakeAgainstModel(t *testing.T) {
 	}
 }
 
+// TestGivenUpPointWithIntent: a point that may have been sent before its change was given up is uncertain: to map it again might give it twice. One
+// that is known to have been applied makes no letter.
+func TestGivenUpPointWithIntent(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	cp := &Checkpoint{Flush: 5, Tracks: []Track{{Mapping: "p", Since: Position{10, 0}, Settled: Position{9, 7}}}, Brakes: []Brake{{Mapping: "p", GivenUp: 100}}}
+	s := &session{hand: &hand{}}
+	s.Pipeline = NewPipeline(PipelineOptions{Mapper: asideEach{}, Saved: &Saved{Checkpoint: cp, Known: map[RecordKey]Known{key("p", 10, 0): Intended, key("p", 20, 0): Lettered}},
+		Alarms: NewAlarms(log), Log: log})
+	s.deliverer = s.hand
+	s.transaction(t, 10, "p")
+	s.transaction(t, 20, "p")
+	s.transaction(t, 30, "p")
+	var got []string
+	for _, q := range s.letters.take() {
+		got = append(got, fmt.Sprintf("%s%d", q.letter.Class, q.letter.Position.Commit))
+	}
+	if !slices.Equal(got, []string{"uncertain10", "mapping30"}) || len(s.hand.open) > 0 {
+		t.Errorf("letters %q, %d records", got, len(s.hand.open))
+	}
+}
+
 // TestCapBrakes: LSNs of another history let nothing through, and give nothing up.
 func TestCapBrakes(t *testing.T) {
 	saved := []Brake{{Mapping: "h", Freed: 100, GivenUp: 40, Minutes: []BrakeMinute{{1, 2}}}}

@@ -36,6 +36,7 @@ func TestOpenPoints(t *testing.T) {
 	if keys := out.Records[0].Keys; !slices.Equal(keys, []uint64{connector.KeyHash("860484273911119872"), connector.KeyHash("oABC")}) {
 		t.Errorf("keys %v", keys)
 	}
+	expect(t, "without the payload", RecordUUID(testOptions.SystemID, testOptions.Database, out.Records[0].RecordID), wantUUID("open-points"))
 	expect(t, "again", show(mapOne(t, s, testOptions, c)), want)
 	later := *c
 	later.CommitTime = committed.Add(1000)

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
@@ -156,7 +157,7 @@ mappings:
     table: crm.p
     on: [insert]
     point: {audienceUserId: "${{ who }}", thirdId: "${{ third }}", point: "${{ n }}", remark: "no ${{ id }}", eventType: e}
-`, platformsim.Options{})
+`, platformsim.Options{ClockSkew: time.Minute})
 	r.edit("paths: {point: /point/increase}", "pointAPI: open")
 	r.start()
 	r.db.Exec(t, `INSERT INTO crm.p VALUES (1, 860484273911119872, NULL, 5), (2, NULL, 'u-2', 6)`)
@@ -190,6 +191,22 @@ mappings:
 	out, _, _ := r.run("deadletters", "show", "1")
 	if !strings.Contains(out, "relateBizCode") || !strings.Contains(out, code) {
 		t.Errorf("show: %s", out)
+	}
+
+	// The same, and its mapping is gone from the file afterwards: no payload is known any more, but the code is.
+	gate = make(chan struct{})
+	if _, err := r.sim.Inject(platformsim.Fault{Endpoint: platformsim.PointOpen, Gate: gate, WaitAfter: true}); err != nil {
+		t.Fatal(err)
+	}
+	r.db.Exec(t, `INSERT INTO crm.p VALUES (5, NULL, 'u-5', 9)`)
+	r.applied(platformsim.PointOpen, 5)
+	r.proc.kill()
+	close(gate)
+	r.edit("- name: p\n", "- name: q\n")
+	r.start()
+	code = r.sim.LedgerSince(4, platformsim.PointOpen)[0].BizCode
+	if letters := r.letters(); len(letters) != 2 || letters[1].Class != connector.ClassUncertain || !strings.HasSuffix(letters[1].Reason, "under relateBizCode "+code) {
+		t.Errorf("letters %+v, want the code %s", letters, code)
 	}
 	r.noViolations()
 }

@@ -120,6 +120,11 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 			return k.Position.Commit >= p.Cut || cp.CoversRecord(k)
 		}, reason)...)
 	}
+	if cfg.Platform.PointAPI == "open" { // their payload is not known, but this is
+		for _, l := range orphans {
+			l.Reason += "; the platform has it, if at all, under relateBizCode " + mapping.RecordUUID(p.Lineage.SystemID, p.Lineage.Database, l.RecordID)
+		}
+	}
 	if p.Rebased {
 		cp.CapBrakes(p.Cut)
 	}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 func unhex(t *testing.T, text string) []byte {
@@ -74,4 +76,19 @@ func TestDecrypter(t *testing.T) {
 	if _, err := cbc([]byte(strings.Repeat("00", 16))); err == nil {
 		t.Error("an IV alone is taken")
 	}
+}
+
+// TestOpenPointOptions: the clock that timestamp is measured by, and the body of the endpoint that takes points away.
+func TestOpenPointOptions(t *testing.T) {
+	s := New(Options{ClockSkew: time.Minute, OpenDecrease: true})
+	if r := send(t, s, PointOpen, goodOpen); !strings.Contains(r.Msg, "timestamp: is more than 1m0s from now") {
+		t.Errorf("an old timestamp: %s", r.body)
+	}
+	now := strings.Replace(goodOpen, "1700000000000", strconv.FormatInt(time.Now().UnixMilli(), 10), 1)
+	mustApply(t, s, PointOpen, now)
+	mustApply(t, s, PointDecrease, now)
+	if r := send(t, s, PointDecrease, goodPoint); !strings.Contains(r.Msg, "nonce") && !strings.Contains(r.Msg, "unknown") {
+		t.Errorf("the other body: %s", r.body)
+	}
+	mustApply(t, s, Point, goodPoint)
 }

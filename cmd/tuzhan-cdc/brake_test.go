@@ -101,6 +101,27 @@ func TestBrakeEndToEnd(t *testing.T) {
 	}
 }
 
+// TestBrakeAtBudget: a braked mapping never fills the server's disk either: at walBudget what waits is set aside by itself, and later changes flow.
+func TestBrakeAtBudget(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, heldSchema+`CREATE TABLE crm.busy (x text);`, brakeMappings, platformsim.Options{})
+	r.edit("  timeZone: Asia/Shanghai\n", "  timeZone: Asia/Shanghai\n  walBudget: 3MiB\n")
+	r.start()
+	r.db.Exec(t, `INSERT INTO crm.visits SELECT i, '138' || i FROM generate_series(1, 15) i`)
+	r.proc.until("mapping held")
+	r.db.Exec(t, `INSERT INTO crm.busy SELECT repeat(md5(i::text), 50) FROM generate_series(1, 3000) i`)
+	r.proc.until("source.walBudget is reached")
+	r.settled()
+	if letters := r.letters("--mapping", "braked"); len(letters) != 5 {
+		t.Errorf("%d letters, want 5", len(letters))
+	}
+	r.db.Exec(t, `INSERT INTO crm.visits VALUES (20, '13820')`)
+	r.settled()
+	if got, want := r.distinct("c_braked"), append(ids(1, 10), "20"); !slices.Equal(got, want) {
+		t.Errorf("sent %q, want %q", got, want)
+	}
+}
+
 // distinct gives the arguments of the events of one kind, each once, in the order of their numbers.
 func (r *rig) distinct(key string) []string {
 	r.t.Helper()

@@ -19,9 +19,9 @@ func uuidPrefix(systemID, database, mapping string) []byte {
 	return prefix
 }
 
-// uuidPlan is an event's uuid, and relateBizCode of a point of the open API. Where none is mapped, or it is null, it is a UUIDv5 (RFC 9562) of system identifier, database, mapping, position,
-// commit time in microseconds and number: the same whenever the change is mapped again, and another one for a change that got the same LSN
-// after a failover.
+// uuidPlan is an event's uuid, and relateBizCode of a point of the open API. Where none is mapped, or it is null, it is a UUIDv5 (RFC 9562) of
+// system identifier, database, mapping, position, commit time in microseconds and number: the same whenever the change is mapped again, and
+// another one for a change that got the same LSN after a failover.
 type uuidPlan struct {
 	mapped *textPlan // nil: none
 	prefix []byte

@@ -107,53 +107,46 @@ func (cp *Checkpoint) brake(mapping string) *Brake {
 	return &cp.Brakes[len(cp.Brakes)-1]
 }
 
-// Resume lets mappings go on that are held, but for those that can't read their tables, and reports whether there was one. mapping empty: all. A brake
-// lets through what was committed before now, the server's WAL end, and then counts anew. cp's slices are not written to, but replaced.
-func (cp *Checkpoint) Resume(mapping string, now LSN) (resumed []string) {
-	return cp.let(mapping, func(t *Track, b *Brake) bool {
-		if t.Held == "" || t.Held == HoldMisfit {
-			return false
-		}
-		b.Freed = max(b.Freed, now)
-		return true
-	})
+// Resume lets mappings go on that are held, but for those that can't read their tables, and names them. mapping empty: all. What was committed before
+// now, the server's WAL end, passes the brake; then it counts anew. cp's slices are not written to, but replaced.
+func (cp *Checkpoint) Resume(mapping string, now LSN) []string {
+	return cp.letGo(mapping, func(b *Brake) { b.Freed = max(b.Freed, now) })
 }
 
-// SetAside makes dead letters of what a held mapping waits with: of a mapping that can't read its table, all that it can't read, later changes too,
-// until it is mended; else what was committed before now, the server's WAL end, and later changes flow again.
-func (cp *Checkpoint) SetAside(mapping string, now LSN) (done []string) {
+// SetAside makes dead letters of what held mappings wait with, and names them. Of a mapping that can't read its table: all that it can't read, later
+// changes too, until it is mended; else what was committed before now, the server's WAL end, and later changes flow again. As Resume does, it
+// replaces cp's slices.
+func (cp *Checkpoint) SetAside(mapping string, now LSN) []string {
+	var done []string
 	tracks := slices.Clone(cp.Tracks)
 	for i := range tracks {
-		if t := &tracks[i]; (mapping == "" || t.Mapping == mapping) && (t.Held == "" || t.Held == HoldMisfit) {
+		if t := &tracks[i]; (mapping == "" || t.Mapping == mapping) && !t.braked() {
 			t.SetAside = true
 			done = append(done, t.Mapping)
 		}
 	}
 	cp.Tracks = tracks
-	return append(done, cp.let(mapping, func(t *Track, b *Brake) bool {
-		if t.Held == "" || t.Held == HoldMisfit {
-			return false
-		}
-		b.GivenUp = max(b.GivenUp, now)
-		return true
-	})...)
+	return append(done, cp.letGo(mapping, func(b *Brake) { b.GivenUp = max(b.GivenUp, now) })...)
 }
 
-// let ends the hold of the tracks that do wants to end.
-func (cp *Checkpoint) let(mapping string, do func(*Track, *Brake) bool) (done []string) {
-	tracks, next := slices.Clone(cp.Tracks), Checkpoint{Brakes: slices.Clone(cp.Brakes)}
-	for i := range tracks {
-		t := &tracks[i]
-		if mapping != "" && t.Mapping != mapping || !do(t, &Brake{}) {
+// braked reports whether the mapping is held although it can read its table.
+func (t *Track) braked() bool { return t.Held != "" && t.Held != HoldMisfit }
+
+// letGo ends the hold of mappings that are braked; note notes in each one's brake what becomes of what it waits with.
+func (cp *Checkpoint) letGo(mapping string, note func(*Brake)) (done []string) {
+	next := Checkpoint{Tracks: slices.Clone(cp.Tracks), Brakes: slices.Clone(cp.Brakes)}
+	for i := range next.Tracks {
+		t := &next.Tracks[i]
+		if mapping != "" && t.Mapping != mapping || !t.braked() {
 			continue
 		}
 		b := next.brake(t.Mapping)
-		do(t, b)
+		note(b)
 		b.Minutes = nil
 		t.Held, t.Reason = "", ""
 		done = append(done, t.Mapping)
 	}
-	cp.Tracks, cp.Brakes = tracks, next.Brakes
+	cp.Tracks, cp.Brakes = next.Tracks, next.Brakes
 	return done
 }
 

@@ -45,6 +45,8 @@ type Pipeline struct {
 	streamed Position
 
 	known     map[RecordKey]Known // used by the reader's goroutine only
+	brakes    map[string]*brake   // by mapping; its entries never change
+	counting  []tally             // the reader's goroutine only
 	settledAt map[RecordKey]bool  // Partial of the first checkpoint; the reader's goroutine only
 	out       Output              // the reader's goroutine only
 
@@ -71,8 +73,10 @@ type PipelineOptions struct {
 	Saved *Saved
 	// Mappings are the names of the mappings that stream, sorted.
 	Mappings []string
-	Alarms   *Alarms
-	Log      *slog.Logger
+	// MaxPerMinute are the mappings' brakes; nil: none has one.
+	MaxPerMinute map[string]int
+	Alarms       *Alarms
+	Log          *slog.Logger
 }
 
 // NewPipeline makes a pipeline that goes on where o.Saved ended.
@@ -86,6 +90,7 @@ func NewPipeline(o PipelineOptions) *Pipeline {
 	for _, k := range cp.Partial {
 		p.settledAt[k] = true
 	}
+	p.brakes = newBrakes(o.MaxPerMinute, cp.Brakes)
 	p.tracker = newTracker(cp, &p.settled)
 	p.loadTracks(cp)
 	p.letters.wake = make(chan struct{}, 1)
@@ -162,7 +167,7 @@ func (p *Pipeline) Change(c *Change) error {
 				continue
 			}
 		}
-		p.take(c, Part{Only: t.Mapping}, t)
+		p.take(c, Part{Only: t.Mapping, Aside: p.givenUp(t.Mapping, c)}, t)
 	}
 	return nil
 }
@@ -180,11 +185,18 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 		switch {
 		case t == nil:
 			p.hold(misfit.Mapping, c, HoldMisfit, misfit.Reason)
-		case t.SetAside:
+		case t.SetAside || part.Aside != "":
 			misfit.Uncounted = true
 			p.out.Letters = append(p.out.Letters, misfit)
 		default:
 			p.holdAgain(t, c, HoldMisfit, misfit.Reason)
+			return
+		}
+	}
+	var counted []tally
+	if len(p.brakes) > 0 {
+		var goes bool
+		if counted, goes = p.applyBrakes(c, t); !goes {
 			return
 		}
 	}
@@ -193,7 +205,7 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 		done = p.passKnown()
 	}
 	waiting := len(p.out.Records) + len(p.out.Letters)
-	open := tracker.add(c.Position, c.CommitTime, waiting, done)
+	open := tracker.add(c.Position, c.CommitTime, waiting, done, counted...)
 	if waiting == 0 {
 		p.checkDue()
 		return
@@ -234,6 +246,10 @@ func (p *Pipeline) passKnown() (done []RecordKey) {
 	letters := p.out.Letters[:0]
 	for _, l := range p.out.Letters {
 		key := l.Key()
+		if l.Class == ClassMapping && l.Kind == Point && p.known[key] == Intended {
+			l.Class = ClassUncertain // not to be mapped again: that might give the point twice
+			l.Reason = "the connector stopped between sending this point and reading the answer: it may or may not have been applied; and now " + l.Reason
+		}
 		if l.Class == ClassMapping && (p.settledAt[key] || p.known[key] == Lettered) {
 			done = append(done, key)
 			continue

@@ -48,6 +48,9 @@ type Part struct {
 	Only string
 	// Not names mappings that are left out.
 	Not []string
+	// Aside, where it is not empty, says why what the mappings want of the change becomes dead letters of class mapping, uncounted ones that hold the
+	// change, rather than records.
+	Aside string
 }
 
 // Has reports whether a mapping is of the part.

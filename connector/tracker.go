@@ -27,6 +27,9 @@ type tracker struct {
 	inherited []Range // settled ranges of the checkpoint that this process started from, still beyond read
 	partial   []RecordKey
 
+	// tallies count the records of mappings with a brake, of the changes that this tracker has taken or that an earlier run had settled.
+	tallies tallies
+
 	settled *atomic.Uint64 // counts the changes that are settled; trackers share it
 
 	// How many the last checkpoint had: the next one's lists are made as long at once, since there may be many and they are made several times a second.
@@ -39,6 +42,7 @@ type openChange struct {
 	commitTime time.Time
 	waiting    int         // records that are not settled
 	done       []RecordKey // records that are, while others wait
+	tallies    []tally     // what it was counted with
 
 	lowBefore  Position
 	lowTime    time.Time
@@ -50,7 +54,8 @@ type openChange struct {
 }
 
 func newTracker(cp *Checkpoint, settled *atomic.Uint64) *tracker {
-	return &tracker{settled: settled, read: cp.Settled, readTime: cp.CommitTime, mark: cp.Flush, inherited: cp.Ranges, partial: cp.Partial}
+	return &tracker{settled: settled, read: cp.Settled, readTime: cp.CommitTime, mark: cp.Flush, inherited: cp.Ranges, partial: cp.Partial,
+		tallies: talliesOf(cp.Brakes)}
 }
 
 // skip reports whether the change at p needs nothing more: this process has read it already, or the checkpoint that
@@ -80,9 +85,13 @@ func (t *tracker) pass(p Position, at time.Time) {
 }
 
 // add notes a change that was read and of which `waiting` records are to be settled; with none it is settled at once and nil comes back.
-func (t *tracker) add(p Position, at time.Time, waiting int, done []RecordKey) *openChange {
+// counted is what brakes count it with.
+func (t *tracker) add(p Position, at time.Time, waiting int, done []RecordKey, counted ...tally) *openChange {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for _, y := range counted {
+		t.tallies.add(y)
+	}
 	low, lowTime := t.read, t.readTime
 	t.pass(p, at)
 	if waiting == 0 {
@@ -90,7 +99,8 @@ func (t *tracker) add(p Position, at time.Time, waiting int, done []RecordKey) *
 		return nil
 	}
 	c := &openChange{tracker: t, position: p, commitTime: at, waiting: waiting, done: done,
-		lowBefore: low, lowTime: lowTime, markBefore: t.mark, prev: t.last}
+		lowBefore: low, lowTime: lowTime, markBefore: t.mark, prev: t.last,
+		tallies: slices.Clone(counted)}
 	if t.last != nil {
 		t.last.next = c
 	} else {
@@ -140,7 +150,14 @@ func (t *tracker) checkpoint() *Checkpoint {
 		cp.Settled, cp.CommitTime, cp.Flush = t.first.lowBefore, t.first.lowTime, t.first.markBefore
 	}
 	cp.Ranges, cp.Partial = slices.Grow(cp.Ranges, t.ranges), slices.Grow(cp.Partial, t.partials)
+	settled := slices.Clone(t.tallies)
 	for c := t.first; c != nil; c = c.next {
+		for _, y := range c.tallies {
+			y.n = -y.n
+			if settled.of(y.mapping, y.minute) > 0 { // else it is forgotten
+				settled.add(y)
+			}
+		}
 		end := t.read
 		if c.next != nil {
 			end = c.next.lowBefore
@@ -164,6 +181,7 @@ func (t *tracker) checkpoint() *Checkpoint {
 		}
 	}
 	t.ranges, t.partials = len(cp.Ranges), len(cp.Partial)
+	settled.tell(cp)
 	return cp
 }
 

@@ -52,6 +52,10 @@ func (m *mapping) bind(table *connector.Table, o *Options, ps *strict.Problems) 
 	}
 	c.payload = b.object(m.payload, m.payload.spec.fields)
 	switch m.kind {
+	case connector.Point:
+		if m.open {
+			c.payload.add(field{name: "relateBizCode"}, b.uuid(nil), m.payload.node)
+		}
 	case connector.Event:
 		b.eventDefaults(c.payload)
 	case connector.GroupRelation:

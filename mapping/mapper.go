@@ -67,10 +67,18 @@ func (m *mapper) Map(c *connector.Change, part connector.Part, out *connector.Ou
 				out.Misfits = append(out.Misfits, m.letter(b, fewer(err, b.name)))
 				continue
 			}
-			out.Letters = append(out.Letters, m.letter(b, err))
+			l := m.letter(b, err)
+			l.Uncounted = part.Aside != ""
+			out.Letters = append(out.Letters, l)
 		}
 		if b.readable(c) {
 			out.Fits++
+		}
+		if n := len(out.Records); part.Aside != "" && n > before {
+			l := m.letter(b, fail("%s", part.Aside))
+			l.Number, l.Uncounted = out.Records[n-1].Number, true
+			out.Records = out.Records[:before]
+			out.Letters = append(out.Letters, l)
 		}
 	}
 }

@@ -18,22 +18,24 @@ import (
 
 // letterJSON is a dead letter as programs read it.
 type letterJSON struct {
-	ID         int64                   `json:"id"`
-	Class      connector.Class         `json:"class"`
-	Mapping    string                  `json:"mapping"`
-	Kind       string                  `json:"kind"`
-	Table      string                  `json:"table"`
-	Position   connector.Position      `json:"position"`
-	Number     int                     `json:"number"`
-	CommitTime time.Time               `json:"commitTime"`
-	Reason     string                  `json:"reason"`
-	Payload    json.RawMessage         `json:"payload,omitempty"`
-	Change     json.RawMessage         `json:"change,omitempty"`
-	Attempts   int                     `json:"attempts"`
-	Answer     *connector.LetterAnswer `json:"answer"`
-	Created    time.Time               `json:"created"`
-	Closed     *time.Time              `json:"closed,omitempty"`
-	Resolution string                  `json:"resolution,omitempty"`
+	ID         int64              `json:"id"`
+	Class      connector.Class    `json:"class"`
+	Mapping    string             `json:"mapping"`
+	Kind       string             `json:"kind"`
+	Table      string             `json:"table"`
+	Position   connector.Position `json:"position"`
+	Number     int                `json:"number"`
+	CommitTime time.Time          `json:"commitTime"`
+	Reason     string             `json:"reason"`
+	// RelateBizCode is a point's of the open API (platform.pointAPI: open): the platform knows the point by it.
+	RelateBizCode string                  `json:"relateBizCode,omitempty"`
+	Payload       json.RawMessage         `json:"payload,omitempty"`
+	Change        json.RawMessage         `json:"change,omitempty"`
+	Attempts      int                     `json:"attempts"`
+	Answer        *connector.LetterAnswer `json:"answer"`
+	Created       time.Time               `json:"created"`
+	Closed        *time.Time              `json:"closed,omitempty"`
+	Resolution    string                  `json:"resolution,omitempty"`
 }
 
 func deadLettersCommand() *cobra.Command {
@@ -161,12 +163,21 @@ func lettersJSON(letters []*connector.DeadLetter) []letterJSON {
 	for i, l := range letters {
 		list[i] = letterJSON{ID: l.ID, Class: l.Class, Mapping: l.Mapping, Kind: l.Kind.String(), Table: l.Table, Position: l.Position, Number: l.Number,
 			CommitTime: l.CommitTime, Reason: l.Reason, Payload: l.Payload, Change: l.Change, Attempts: l.Attempts, Answer: l.Answer,
-			Created: l.Created, Resolution: l.Resolution}
+			Created: l.Created, Resolution: l.Resolution, RelateBizCode: bizCode(l)}
 		if !l.Closed.IsZero() {
 			list[i].Closed = &l.Closed
 		}
 	}
 	return list
+}
+
+// bizCode gives relateBizCode of a point's payload; empty where there is none.
+func bizCode(l *connector.DeadLetter) string {
+	var point struct{ RelateBizCode string }
+	if l.Kind != connector.Point || json.Unmarshal(l.Payload, &point) != nil {
+		return ""
+	}
+	return point.RelateBizCode
 }
 
 func printJSON(w io.Writer, v any) error {
@@ -203,6 +214,9 @@ func printLetter(w io.Writer, l *letterJSON) error {
 	line("set aside", l.Created.Local().Format(time.RFC3339))
 	line("attempts", l.Attempts)
 	line("reason", l.Reason)
+	if l.RelateBizCode != "" {
+		line("relateBizCode", l.RelateBizCode+" (look the point up on the platform by it)")
+	}
 	if a := l.Answer; a != nil {
 		line("answer", fmt.Sprintf("HTTP %d, code %s, %s%s", a.HTTPStatus, a.Code, a.Msg, a.Error))
 	}

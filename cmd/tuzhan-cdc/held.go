@@ -17,8 +17,10 @@ import (
 func setAsideCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "set-aside", Short: "Gives up the changes of a held mapping as dead letters, so that the slot moves on", Args: noArgs,
-		Long: `Turns the changes that a held mapping can't read into dead letters of class mapping, later ones too until the mapping is mended; what it can read goes through it. Nothing
-is lost: the letters hold the changes.
+		Long: `Makes dead letters of class mapping of what a held mapping waits with. Nothing is lost: the letters hold the changes.
+
+Of a mapping that can't read its table: what it can't read, later changes too until it is mended; what it can read goes through it. Of a mapping that a brake holds
+(maxPerMinute): what was committed up to now; later changes go through it again.
 
 The running connector does it within a second or two; where none runs, the next one does.`,
 		Example: "  tuzhan-cdc deadletters set-aside --mapping order-points",
@@ -30,7 +32,7 @@ The running connector does it within a second or two; where none runs, the next 
 		}
 		err := ask(c, state.Request{What: state.RequestSetAside, Mapping: *name}, func(connector.Track) bool { return true })
 		if err == nil {
-			_, err = fmt.Fprintf(c.OutOrStdout(), "asked for: what mapping %s can't read becomes dead letters (`tuzhan-cdc deadletters list --mapping %s`)\n", *name, *name)
+			_, err = fmt.Fprintf(c.OutOrStdout(), "asked for: what mapping %s waits with becomes dead letters (`tuzhan-cdc deadletters list --mapping %s`)\n", *name, *name)
 		}
 		return err
 	}
@@ -40,7 +42,8 @@ The running connector does it within a second or two; where none runs, the next 
 func resumeCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "resume", Short: "Lets a mapping go on that a brake holds", Args: noArgs,
-		Long: `Ends the hold of a mapping that a brake has put on it. A mapping that can't read its table is not let go: mend it and reload (kill -HUP), or give its changes up with
+		Long: `Ends the hold of a mapping that a brake (maxPerMinute) has put on it: what was committed up to now is let through, however much it is, then the brake counts
+anew. A mapping that can't read its table is not let go: mend it and reload (kill -HUP), or give its changes up with
 deadletters set-aside.
 
 The running connector does it within a second or two; where none runs, the next one does.`,

@@ -162,7 +162,13 @@ func newPlatform(cfg *config.Config, log *slog.Logger) (*platform.Client, error)
 		Paths: platform.Paths{Point: string(p.Paths.Point), PointDecrease: string(p.Paths.PointDecrease), Event: string(p.Paths.Event),
 			GroupRelation: string(p.Paths.GroupRelation), Token: string(p.Paths.Token)},
 		Timeout: p.Timeout, RequestsPerSecond: p.RequestsPerSecond, MaxConns: 2*d.Concurrency + 2*d.PointConcurrency,
-		UserAgent: "tuzhan-cdc/" + version, Logger: log,
+		UserAgent: "tuzhan-cdc/" + version, Logger: log, OpenPoints: p.PointAPI == "open",
+	}
+	if e := p.Encryption; e.Algorithm != "" {
+		c.Encryption = &platform.Encryption{Algorithm: e.Algorithm, Key: e.Key.Current, KeyEncoding: e.KeyEncoding, IVEncoding: e.IVEncoding, Encoding: e.Encoding}
+		if e.IV.IsSet() {
+			c.Encryption.IV = e.IV.Current
+		}
 	}
 	if p.Token.IsSet() {
 		c.Token = p.Token.Current

@@ -122,7 +122,15 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 			return k.Position.Commit >= p.Cut || cp.CoversRecord(k)
 		}, reason)...)
 	}
-	changed := s.carryOut(&cp, requests)
+	if cfg.Platform.PointAPI == "open" { // their payload is not known, but this is
+		for _, l := range orphans {
+			l.Reason += "; the platform has it, if at all, under relateBizCode " + mapping.RecordUUID(p.Lineage.SystemID, p.Lineage.Database, l.RecordID)
+		}
+	}
+	if p.Rebased {
+		cp.CapBrakes(p.Cut)
+	}
+	changed := s.carryOut(&cp, requests, p.WALEnd)
 	if p.Rebased || changed || len(orphans) > 0 || len(cp.Tracks) != len(p.Checkpoint.Tracks) {
 		if err := store.Rebase(ctx, &cp, orphans, p.Gap, p.Cut); err != nil {
 			return nil, err
@@ -168,24 +176,19 @@ func refuseGone(cp *connector.Checkpoint, set *mapping.Set) error {
 		Cure: "put it back; to give its changes up as dead letters, run `tuzhan-cdc deadletters set-aside --mapping NAME`, and take it out when `tuzhan-cdc status` shows it done"}
 }
 
-// carryOut does to the checkpoint what commands have asked for, and reports whether that changed anything.
-func (s *supervisor) carryOut(cp *connector.Checkpoint, requests []state.Request) (changed bool) {
+// carryOut does to the checkpoint what commands have asked for, and reports whether that changed anything. now is the server's WAL end.
+func (s *supervisor) carryOut(cp *connector.Checkpoint, requests []state.Request, now connector.LSN) (changed bool) {
 	for _, r := range requests {
-		for i := range cp.Tracks {
-			t := &cp.Tracks[i]
-			if r.Mapping != "" && r.Mapping != t.Mapping {
-				continue
+		switch r.What {
+		case state.RequestSetAside:
+			for _, name := range cp.SetAside(r.Mapping, now) {
+				s.log.Warn("what a held mapping waits with becomes dead letters", "mapping", name)
+				changed = true
 			}
-			switch r.What {
-			case state.RequestSetAside:
-				t.SetAside, changed = true, true
-				s.log.Warn("what a held mapping can't read becomes dead letters from now on", "mapping", t.Mapping, "since", t.Since)
-			case state.RequestResume:
-				if t.Held == "" || t.Held == connector.HoldMisfit {
-					continue
-				}
-				t.Held, t.Reason, changed = "", "", true
-				s.log.Info("mapping goes on", "mapping", t.Mapping, "since", t.Since)
+		case state.RequestResume:
+			for _, name := range cp.Resume(r.Mapping, now) {
+				s.log.Info("mapping goes on", "mapping", name)
+				changed = true
 			}
 		}
 	}
@@ -209,8 +212,9 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 	parts.pipeline = connector.NewPipeline(connector.PipelineOptions{
 		Mapper: cfg.Mappings.Mapper(mapping.Options{SystemID: p.Lineage.SystemID, Database: p.Lineage.Database,
 			TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != ""}),
-		Mappings: slices.Sorted(slices.Values(cfg.Mappings.Names())),
-		Store:    parts.store, Saved: p.saved, Alarms: parts.alarms, Log: s.log})
+		Mappings:     slices.Sorted(slices.Values(cfg.Mappings.Names())),
+		MaxPerMinute: cfg.Mappings.MaxPerMinute(),
+		Store:        parts.store, Saved: p.saved, Alarms: parts.alarms, Log: s.log})
 	for name, reason := range p.unfit {
 		// What a mapping can't read is set aside already, where that was asked for; what it can is sent.
 		if !slices.ContainsFunc(p.saved.Checkpoint.Tracks, func(t connector.Track) bool { return t.Mapping == name && t.SetAside }) {

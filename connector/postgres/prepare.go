@@ -22,6 +22,8 @@ type Prepared struct {
 	Publications []string
 	// TimeZone is the database's setting.
 	TimeZone string
+	// WALEnd is the server's WAL end at that time: what was committed before lies below.
+	WALEnd connector.LSN
 	// Checkpoint is where to go on: what was saved, if Rebased is false.
 	Checkpoint *connector.Checkpoint
 	// Rebased says that Checkpoint is to be written over what was saved, with Gap (nil: none), before anything is sent: it is the first one, the operator has
@@ -118,6 +120,7 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	if err != nil {
 		return nil, err
 	}
+	p.WALEnd = slot.WALEnd
 	if slot.Exists && slot.Plugin != plugin {
 		return nil, &Refusal{fmt.Sprintf("the slot %q is not a logical slot of the plugin %s", slot.Name, plugin), "choose another name for source.slot"}
 	}

@@ -141,6 +141,7 @@ func checkpointComesBack(t *testing.T, open func() durable) {
 			Partial: []connector.RecordKey{point("order-points", at(5, 8), 0).Key(), point("积分", at(5, 8), 3).Key(), point("order-points", at(4, 1), 1).Key(),
 				{Mapping: "snapshot", Position: at(high, 1), CommitTime: time.Time{}.UnixMicro()}}},
 		{Lineage: testLineage(), Settled: at(1<<63, 0), Flush: 1<<63 + 1, Written: moment, Mappings: []string{"order-points", "积分"},
+			Brakes: []connector.Brake{{Mapping: "积分", Freed: high, GivenUp: 7, Minutes: []connector.BrakeMinute{{Minute: 29_000_000, Records: 3}, {Minute: -1, Records: 1}}}, {Mapping: "x"}},
 			Tracks: []connector.Track{
 				{Mapping: "order-points", Since: at(6, 1), SinceTime: moment, Until: at(9, 0), Settled: at(6, 2), SetAside: true},
 				{Mapping: "积分", Since: at(7, 0), Settled: at(6, math.MaxUint32), Held: connector.HoldMisfit, Reason: "积分.yaml:3: gone",

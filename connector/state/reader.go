@@ -165,10 +165,10 @@ func readCheckpoint(ctx context.Context, q queryer) (*connector.Checkpoint, list
 	var settled, flush int64
 	var committed, written sql.NullInt64
 	var l lists
-	var mappings string
-	err := q.QueryRowContext(ctx, `SELECT system_id, timeline, database_name, slot, publications, mappings, settled_lsn, settled_idx, flush_lsn, commit_time, written, ranges, partial
+	var mappings, brakes string
+	err := q.QueryRowContext(ctx, `SELECT system_id, timeline, database_name, slot, publications, mappings, settled_lsn, settled_idx, flush_lsn, commit_time, written, ranges, partial, brakes
 		FROM checkpoint LEFT JOIN beyond USING (id)`).Scan(&cp.Lineage.SystemID, &cp.Lineage.Timeline, &cp.Lineage.Database,
-		&cp.Lineage.Slot, &cp.Lineage.Publications, &mappings, &settled, &cp.Settled.Index, &flush, &committed, &written, &l.ranges, &l.partial)
+		&cp.Lineage.Slot, &cp.Lineage.Publications, &mappings, &settled, &cp.Settled.Index, &flush, &committed, &written, &l.ranges, &l.partial, &brakes)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, lists{}, nil
 	} else if err != nil {
@@ -181,6 +181,9 @@ func readCheckpoint(ctx context.Context, q queryer) (*connector.Checkpoint, list
 	}
 	if err == nil && json.Unmarshal([]byte(mappings), &cp.Mappings) != nil {
 		err = errors.New("the names of the mappings can't be decoded")
+	}
+	if err == nil && json.Unmarshal([]byte(brakes), &cp.Brakes) != nil {
+		err = errors.New("the brakes of the mappings can't be decoded")
 	}
 	if err != nil {
 		return nil, lists{}, &damage{err}

@@ -76,6 +76,7 @@ CREATE INDEX dead_letter_open ON dead_letter (class) WHERE closed IS NULL;
 ALTER TABLE checkpoint ADD COLUMN timeline INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE checkpoint ADD COLUMN publications TEXT NOT NULL DEFAULT '';
 ALTER TABLE checkpoint ADD COLUMN mappings TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE checkpoint ADD COLUMN brakes TEXT NOT NULL DEFAULT 'null';
 
 ALTER TABLE dead_letter ADD COLUMN uncounted INTEGER NOT NULL DEFAULT 0;
 

@@ -100,11 +100,11 @@ func (w *writer) prepare(ctx context.Context) error {
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (commit_lsn, idx, mapping, commit_time, number) DO NOTHING`},
 		{&w.checkpoint, `INSERT INTO checkpoint (id, system_id, timeline, database_name, slot, publications, mappings, settled_lsn, settled_idx, flush_lsn,
-			commit_time, written)
-			VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			commit_time, written, brakes)
+			VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT DO UPDATE SET system_id = excluded.system_id, timeline = excluded.timeline, database_name = excluded.database_name,
 			slot = excluded.slot, publications = excluded.publications, mappings = excluded.mappings, settled_lsn = excluded.settled_lsn, settled_idx = excluded.settled_idx, flush_lsn = excluded.flush_lsn,
-			commit_time = excluded.commit_time, written = excluded.written`},
+			commit_time = excluded.commit_time, written = excluded.written, brakes = excluded.brakes`},
 		{&w.beyond, `INSERT INTO beyond (id, ranges, partial) VALUES (1, ?, ?)
 			ON CONFLICT DO UPDATE SET ranges = excluded.ranges, partial = excluded.partial`},
 		{&w.points, "SELECT commit_lsn, idx, mapping FROM point ORDER BY commit_lsn, idx"},
@@ -357,8 +357,12 @@ func (w *writer) putCheckpoint(cp *connector.Checkpoint, l lists) error {
 	if err != nil {
 		return err
 	}
+	brakes, err := json.Marshal(cp.Brakes)
+	if err != nil {
+		return err
+	}
 	if err := perform(w.checkpoint, []any{cp.Lineage.SystemID, int64(cp.Lineage.Timeline), cp.Lineage.Database, cp.Lineage.Slot, cp.Lineage.Publications,
-		string(mappings), signed(cp.Settled.Commit), int64(cp.Settled.Index), signed(cp.Flush), stamp(cp.CommitTime), stamp(cp.Written)}); err != nil {
+		string(mappings), signed(cp.Settled.Commit), int64(cp.Settled.Index), signed(cp.Flush), stamp(cp.CommitTime), stamp(cp.Written), string(brakes)}); err != nil {
 		return err
 	}
 	last := w.next

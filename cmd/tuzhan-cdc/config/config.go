@@ -66,6 +66,10 @@ type Platform struct {
 	// Token is an access token that somebody else looks after (token or tokenFile); Token.Current reads the file again.
 	Token Secret
 	Paths Paths
+	// PointAPI is increase, the default, or open: points go to the open API, whose body is another one.
+	PointAPI string
+	// Encryption is that of the bodies of points; off where its Algorithm is empty.
+	Encryption Encryption
 	// Timeout bounds one request. Over 0; default 10 s.
 	Timeout time.Duration
 	// RequestsPerSecond limits the data calls of all senders together. 0, the default: no limit.
@@ -74,7 +78,7 @@ type Platform struct {
 
 // Paths are the platform's paths: below BaseURL, beginning with /, or whole URLs. Empty: the platform's own where it has one.
 type Paths struct {
-	// Point has no default; required where a mapping makes points.
+	// Point is required where a mapping makes points; with pointAPI open it is by default /api/open/point/increase.
 	Point Address
 	// PointDecrease takes negative points, as their absolute value. Empty: they become dead letters.
 	PointDecrease Address
@@ -84,6 +88,23 @@ type Paths struct {
 	GroupRelation Address
 	// Token is by default /api/open/app/getOrgAccessToken.
 	Token Address
+}
+
+// Encryption is how the bodies of points are encrypted: as the self-built app's "secure data transfer" is configured.
+type Encryption struct {
+	// Algorithm is aes-ecb, aes-cbc, aes-gcm, sm4-ecb or sm4-cbc. Empty: off.
+	Algorithm string
+	// Key (key or keyFile) is read again before each request, as IV is. AES: 16, 24 or 32 bytes; SM4: 16.
+	Key Secret
+	// KeyEncoding is how Key is written: utf8 (the default), hex or base64.
+	KeyEncoding string
+	// IV (iv or ivFile) is the same for all requests: 16 bytes for cbc, 12 (or 16) for gcm. Not set, the default: a random one in front of each
+	// ciphertext.
+	IV Secret
+	// IVEncoding is how IV is written; by default as the key.
+	IVEncoding string
+	// Encoding is that of the ciphertext: base64 (the default) or hex.
+	Encoding string
 }
 
 // Address is a path or URL. It prints without its query, which may hold a key; string(a) is the whole.
@@ -166,7 +187,7 @@ type Log struct {
 func defaults() Config {
 	return Config{
 		Source:   Source{Slot: "tuzhan_cdc", Publication: "tuzhan_cdc", WALBudget: 10 << 30},
-		Platform: Platform{Timeout: 10 * time.Second},
+		Platform: Platform{PointAPI: "increase", Timeout: 10 * time.Second, Encryption: Encryption{KeyEncoding: "utf8", Encoding: "base64"}},
 		Delivery: Delivery{
 			Concurrency: 4, PointConcurrency: 16,
 			MaxBatch: maxBatch, MaxBatchBytes: 1 << 20,

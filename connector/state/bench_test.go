@@ -12,8 +12,8 @@ import (
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 )
 
-func openBench(b *testing.B) *SQLite {
-	s, err := Open(b.Context(), filepath.Join(b.TempDir(), "state.db"), Options{Logger: slog.New(slog.DiscardHandler)})
+func openBench(b *testing.B) *Store {
+	s, err := Open(b.Context(), Location{Path: filepath.Join(b.TempDir(), "state.db")}, Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -29,7 +29,7 @@ const killCallers = 4
 //	checkpoint COMMIT          SaveCheckpoint returned
 func writeUntilKilled(path string) {
 	ctx := context.Background()
-	s, err := Open(ctx, path, Options{Logger: slog.New(slog.DiscardHandler)})
+	s, err := Open(ctx, Location{Path: path}, Options{Logger: slog.New(slog.DiscardHandler)})
 	fail := func(err error) {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -188,7 +188,7 @@ func (a *acknowledged) allowed(key connector.RecordKey) []connector.Known {
 // killed forgets outcomes that were in the child's memory.
 func (a *acknowledged) killed() { a.open = [killCallers][]connector.RecordKey{} }
 
-func (a *acknowledged) compare(t *testing.T, round int, s *SQLite) {
+func (a *acknowledged) compare(t *testing.T, round int, s *Store) {
 	saved := load(t, s)
 	var settled connector.Position
 	if saved.Checkpoint != nil {

@@ -22,45 +22,71 @@ const busyTimeout = 10 * time.Second
 
 // Reader reads a state: for commands, and inside the running connector. Safe for concurrent use. It sees what was committed.
 type Reader struct {
-	path string
-	db   *sql.DB
+	place  string
+	db     *sql.DB
+	server bool // of PostgreSQL
 }
 
-// OpenReader opens the state file at path for reading: it takes no lock and never keeps a running connector from writing. The file must be there
+// OpenReader opens a state for reading: it takes no lock and never keeps a running connector from writing. It must be there
 // (else the error is fs.ErrNotExist) and of this program's version. Close it after use.
 //
 // SQLite needs write access to the directory even to read, for the -shm file: run it as the connector's user, or as root.
-func OpenReader(ctx context.Context, path string) (*Reader, error) {
-	path, err := resolve(path)
-	if err != nil {
-		return nil, err
+func OpenReader(ctx context.Context, at Location) (*Reader, error) {
+	var r *Reader
+	var version int
+	var err error
+	if at.DSN != "" {
+		if r, err = newServerReader(at); err != nil {
+			return nil, err
+		}
+		version, err = identifyServer(func(query string, args ...any) scanner { return r.db.QueryRowContext(ctx, query, args...) }, r.place, schemaVersion)
+	} else {
+		if at.Path, err = resolve(at.Path); err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(at.Path); errors.Is(err, fs.ErrNotExist) {
+			return nil, &Error{Op: "opening", Place: at.String(), Err: fs.ErrNotExist,
+				Cure: "`tuzhan-cdc run` makes it at its first start: check state.path, and the directory you stand in if it is relative"}
+		}
+		r = newFileReader(at.Path)
+		version, err = identify(ctx, r.db, at.Path, schemaVersion)
 	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil, &Error{Op: "opening", Path: path, Err: fs.ErrNotExist,
-			Cure: "`tuzhan-cdc run` makes it at its first start: check state.path, and the directory you stand in if it is relative"}
-	}
-	r := newReader(path)
-	version, err := identify(ctx, r.db, path, schemaVersion)
 	switch {
+	case err == nil && version == 0 && r.server:
+		err = &Error{Op: "opening", Place: r.place, Err: errMissing{}, Cure: "`tuzhan-cdc run` makes it at its first start: check state.dsn"}
 	case err == nil && version == 0:
-		err = &Error{Op: "opening", Path: path, Err: errors.New("it is empty"), Cure: "`tuzhan-cdc run` fills it at its first start"}
+		err = &Error{Op: "opening", Place: r.place, Err: errors.New("it is empty"), Cure: "`tuzhan-cdc run` fills it at its first start"}
 	case err == nil && version < schemaVersion:
-		err = &Error{Op: "opening", Path: path, Err: fmt.Errorf("it was written by an older version (%d; this program reads %d)", version, schemaVersion),
-			Cure: "start `tuzhan-cdc run` of this version once: it migrates the file"}
+		err = &Error{Op: "opening", Place: r.place, Err: fmt.Errorf("it was written by an older version (%d; this program reads %d)", version, schemaVersion),
+			Cure: "start `tuzhan-cdc run` of this version once: it migrates the state"}
 	}
 	if err != nil {
 		r.db.Close()
-		return nil, err
+		return nil, fault("opening", r.place, err)
 	}
 	return r, nil
 }
 
-// newReader does not touch the file yet.
-func newReader(path string) *Reader {
+// newFileReader does not touch the file yet.
+func newFileReader(path string) *Reader {
 	// The only error that Open gives is an unknown driver's.
 	db, _ := sql.Open("sqlite", dsn(path, "ro"))
 	db.SetMaxOpenConns(2)
-	return &Reader{path: path, db: db}
+	return &Reader{place: "file " + path, db: db}
+}
+
+// sql gives a statement as the database takes it.
+func (r *Reader) sql(query string) string {
+	if r.server {
+		return numbered(query)
+	}
+	return query
+}
+
+// queryer is what *sql.DB and *sql.Tx share.
+type queryer interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
 // dsn gives the URI of path, with everything in it quoted that SQLite would read as a parameter.
@@ -77,17 +103,21 @@ func (r *Reader) Close() error { return r.db.Close() }
 // Load gives what the state knew when the process started: call it before the first write.
 func (r *Reader) Load(ctx context.Context) (*connector.Saved, error) {
 	saved, err := r.load(ctx)
-	return saved, fault("reading", r.path, err)
+	return saved, fault("reading", r.place, err)
 }
 
 func (r *Reader) load(ctx context.Context) (*connector.Saved, error) {
-	tx, err := r.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	o := &sql.TxOptions{ReadOnly: true}
+	if r.server {
+		o.Isolation = sql.LevelRepeatableRead // all that is read is of one moment, as it is of a file
+	}
+	tx, err := r.db.BeginTx(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	defer tx.Rollback() // nothing was written
 	saved := &connector.Saved{Known: map[connector.RecordKey]connector.Known{}}
-	if saved.Checkpoint, _, err = readCheckpoint(ctx, tx); err != nil {
+	if saved.Checkpoint, _, err = r.readCheckpoint(ctx, tx); err != nil {
 		return nil, err
 	}
 	var settled connector.Position
@@ -100,7 +130,7 @@ func (r *Reader) load(ctx context.Context) (*connector.Saved, error) {
 		}
 	}
 	known := func(query string, args ...any) error {
-		rows, err := tx.QueryContext(ctx, query, args...)
+		rows, err := tx.QueryContext(ctx, r.sql(query), args...)
 		if err != nil {
 			return err
 		}
@@ -119,13 +149,13 @@ func (r *Reader) load(ctx context.Context) (*connector.Saved, error) {
 		}
 		return rows.Err()
 	}
-	if err := known(`SELECT commit_lsn, idx, mapping, commit_time, number, CASE applied WHEN 0 THEN ? ELSE ? END FROM point`,
-		connector.Intended, connector.Applied); err != nil {
+	if err := known(fmt.Sprintf(`SELECT commit_lsn, idx, mapping, commit_time, number, CASE applied WHEN 0 THEN %d ELSE %d END FROM point`,
+		connector.Intended, connector.Applied)); err != nil {
 		return nil, err
 	}
 	// LSNs from 2^63 on are stored as negative numbers. The letters come last: they win.
-	if err := known(`SELECT commit_lsn, idx, mapping, commit_time, number, ? FROM dead_letter WHERE (commit_lsn, idx) >= (?, ?) OR commit_lsn < 0`,
-		connector.Lettered, signed(settled.Commit), settled.Index); err != nil {
+	if err := known(fmt.Sprintf(`SELECT commit_lsn, idx, mapping, commit_time, number, %d FROM dead_letter WHERE (commit_lsn, idx) >= (?, ?) OR commit_lsn < 0`,
+		connector.Lettered), signed(settled.Commit), int64(settled.Index)); err != nil {
 		return nil, err
 	}
 	return saved, tx.QueryRowContext(ctx, countedLetters).Scan(&saved.OpenLetters)
@@ -133,12 +163,12 @@ func (r *Reader) load(ctx context.Context) (*connector.Saved, error) {
 
 // Checkpoint gives the checkpoint as it is on disk; nil where none was written yet.
 func (r *Reader) Checkpoint(ctx context.Context) (*connector.Checkpoint, error) {
-	cp, _, err := readCheckpoint(ctx, r.db)
-	return cp, fault("reading", r.path, err)
+	cp, _, err := r.readCheckpoint(ctx, r.db)
+	return cp, fault("reading", r.place, err)
 }
 
 // readCheckpoint also gives the stored lists as they are, to compare the next ones with.
-func readCheckpoint(ctx context.Context, q queryer) (*connector.Checkpoint, lists, error) {
+func (r *Reader) readCheckpoint(ctx context.Context, q queryer) (*connector.Checkpoint, lists, error) {
 	cp := &connector.Checkpoint{}
 	var settled, flush int64
 	var committed, written sql.NullInt64
@@ -203,7 +233,7 @@ func readTracks(ctx context.Context, q queryer) ([]connector.Track, error) {
 func (r *Reader) Gaps(ctx context.Context) ([]connector.Gap, error) {
 	rows, err := r.db.QueryContext(ctx, "SELECT at, from_lsn, to_lsn, table_name, reason FROM gap ORDER BY id")
 	if err != nil {
-		return nil, fault("reading", r.path, err)
+		return nil, fault("reading", r.place, err)
 	}
 	defer rows.Close()
 	gaps := []connector.Gap{}
@@ -212,12 +242,12 @@ func (r *Reader) Gaps(ctx context.Context) ([]connector.Gap, error) {
 		var at sql.NullInt64
 		var from, to int64
 		if err := rows.Scan(&at, &from, &to, &g.Table, &g.Reason); err != nil {
-			return nil, fault("reading", r.path, err)
+			return nil, fault("reading", r.place, err)
 		}
 		g.At, g.From, g.To = fromStamp(at), unsigned(from), unsigned(to)
 		gaps = append(gaps, g)
 	}
-	return gaps, fault("reading", r.path, rows.Err())
+	return gaps, fault("reading", r.place, rows.Err())
 }
 
 // RequestKind is what a command may ask of the running connector, or of the next one.
@@ -243,7 +273,7 @@ type Request struct {
 func (r *Reader) Requests(ctx context.Context) ([]Request, error) {
 	rows, err := r.db.QueryContext(ctx, "SELECT id, what, mapping, created FROM request ORDER BY id")
 	if err != nil {
-		return nil, fault("reading", r.path, err)
+		return nil, fault("reading", r.place, err)
 	}
 	defer rows.Close()
 	var requests []Request
@@ -251,28 +281,36 @@ func (r *Reader) Requests(ctx context.Context) ([]Request, error) {
 		var q Request
 		var created sql.NullInt64
 		if err := rows.Scan(&q.ID, &q.What, &q.Mapping, &created); err != nil {
-			return nil, fault("reading", r.path, err)
+			return nil, fault("reading", r.place, err)
 		}
 		q.Created = fromStamp(created)
 		requests = append(requests, q)
 	}
-	return requests, fault("reading", r.path, rows.Err())
+	return requests, fault("reading", r.place, rows.Err())
 }
 
-// Ask leaves a request in the state at path, for the running connector or the next one. It may be called beside a running connector.
-func Ask(ctx context.Context, path string, q Request) error {
-	r, err := OpenReader(ctx, path)
+// Ask leaves a request in a state, for the running connector or the next one. It may be called beside a running connector.
+func Ask(ctx context.Context, at Location, q Request) error {
+	r, err := OpenReader(ctx, at)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	db, err := sql.Open("sqlite", dsn(r.path, "rw"))
+	db, err := r.writing(at)
 	if err != nil {
-		return fault("writing", r.path, err)
+		return fault("writing", r.place, err)
 	}
 	defer db.Close()
-	_, err = db.ExecContext(ctx, "INSERT INTO request (what, mapping, created) VALUES (?, ?, ?)", string(q.What), q.Mapping, stamp(q.Created))
-	return fault("writing", r.path, err)
+	_, err = db.ExecContext(ctx, r.sql("INSERT INTO request (what, mapping, created) VALUES (?, ?, ?)"), string(q.What), q.Mapping, stamp(q.Created))
+	return fault("writing", r.place, err)
+}
+
+// writing opens the state anew, for a command that writes beside the running connector.
+func (r *Reader) writing(at Location) (*sql.DB, error) {
+	if r.server {
+		return openServerDB(at.DSN, false)
+	}
+	return sql.Open("sqlite", dsn(strings.TrimPrefix(r.place, "file "), "rw"))
 }
 
 // damage is a stored value that no program of ours wrote.
@@ -308,7 +346,11 @@ func (r *Reader) Letters(ctx context.Context, f Filter) ([]*connector.DeadLetter
 		if err != nil {
 			return nil, err
 		}
-		add("id IN (SELECT value FROM json_each(?))", string(ids))
+		list := "SELECT value FROM json_each(?)"
+		if r.server {
+			list = "SELECT value::bigint FROM json_array_elements_text(?::json)"
+		}
+		add("id IN ("+list+")", string(ids))
 	}
 	if f.Class != "" {
 		add("class = ?", string(f.Class))
@@ -324,19 +366,19 @@ func (r *Reader) Letters(ctx context.Context, f Filter) ([]*connector.DeadLetter
 	} else if f.Open != nil {
 		where = append(where, "closed IS NOT NULL")
 	}
-	limit := -1
+	limit := ""
 	if f.Limit > 0 {
-		limit = f.Limit
+		limit = fmt.Sprintf(" LIMIT %d", f.Limit)
 	}
-	letters, err := r.letters(ctx, "WHERE "+strings.Join(where, " AND ")+" ORDER BY id LIMIT ?", append(args, limit)...)
-	return letters, fault("reading", r.path, err)
+	letters, err := r.letters(ctx, "WHERE "+strings.Join(where, " AND ")+" ORDER BY id"+limit, args...)
+	return letters, fault("reading", r.place, err)
 }
 
 // Letter gives one dead letter, open or closed; ErrNoLetter where there is none with that id.
 func (r *Reader) Letter(ctx context.Context, id int64) (*connector.DeadLetter, error) {
 	letters, err := r.letters(ctx, "WHERE id = ?", id)
 	if err != nil {
-		return nil, fault("reading", r.path, err)
+		return nil, fault("reading", r.place, err)
 	}
 	if len(letters) == 0 {
 		return nil, fmt.Errorf("%w: %d (`tuzhan-cdc deadletters list` shows all)", ErrNoLetter, id)
@@ -345,7 +387,7 @@ func (r *Reader) Letter(ctx context.Context, id int64) (*connector.DeadLetter, e
 }
 
 func (r *Reader) letters(ctx context.Context, where string, args ...any) ([]*connector.DeadLetter, error) {
-	rows, err := r.db.QueryContext(ctx, "SELECT "+letterColumns+" FROM dead_letter "+where, args...)
+	rows, err := r.db.QueryContext(ctx, r.sql("SELECT "+letterColumns+" FROM dead_letter "+where), args...)
 	if err != nil {
 		return nil, err
 	}
@@ -391,7 +433,7 @@ func scanLetter(rows *sql.Rows) (*connector.DeadLetter, error) {
 // Counted counts the open dead letters that count for delivery.maxDeadLetters.
 func (r *Reader) Counted(ctx context.Context) (n int, err error) {
 	err = r.db.QueryRowContext(ctx, countedLetters).Scan(&n)
-	return n, fault("reading", r.path, err)
+	return n, fault("reading", r.place, err)
 }
 
 const countedLetters = "SELECT count(*) FROM dead_letter WHERE closed IS NULL AND uncounted = 0"
@@ -399,7 +441,7 @@ const countedLetters = "SELECT count(*) FROM dead_letter WHERE closed IS NULL AN
 // CountOpen counts the open dead letters by class; a class that has none is not in it.
 func (r *Reader) CountOpen(ctx context.Context) (map[connector.Class]int, error) {
 	counts, err := r.countOpen(ctx)
-	return counts, fault("reading", r.path, err)
+	return counts, fault("reading", r.place, err)
 }
 
 func (r *Reader) countOpen(ctx context.Context) (map[connector.Class]int, error) {

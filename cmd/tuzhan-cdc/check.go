@@ -15,6 +15,7 @@ import (
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platform"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
 	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
 )
@@ -23,7 +24,7 @@ func checkCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "check", Short: "Checks the file, the database and the platform's token, each finding with its cure", Args: noArgs,
 		Long: `Checks the configuration file; then, where they are to be reached, the database (wal_level, rights, tables, columns, types, replica identity, publications,
-slot) and the platform (the token call; no data is sent). Changes nothing.
+slot), the state (rights, version) and the platform (the token call; no data is sent). Changes nothing.
 
 Exits with 2 where the file is wrong, with 1 where something else would keep the connector from running, else with 0: a slot and publications that
 are missing are made by run, where the role may. A database or a platform that is not to be reached is a warning.`,
@@ -42,6 +43,7 @@ are missing are made by run, where the role may. A database or a platform that i
 		findings := []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "file", Text: fmt.Sprintf("%s: %d mappings", cfg.File, len(cfg.Mappings.List()))}}
 		if !*offline {
 			findings = append(findings, checkDatabase(c.Context(), cfg)...)
+			findings = append(findings, checkState(c.Context(), cfg)...)
 			findings = append(findings, checkPlatform(c.Context(), cfg)...)
 		}
 		if *output == "json" {
@@ -96,6 +98,29 @@ func failure(subject string, err error) postgres.Finding {
 		f.Text = "not to be reached, so not checked: " + f.Text
 	}
 	return f
+}
+
+// checkState looks at the place where the state is, or will be.
+func checkState(ctx context.Context, cfg *config.Config) []postgres.Finding {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	found, err := state.Inspect(ctx, stateLocation(cfg))
+	if err != nil {
+		f := postgres.Finding{Severity: postgres.SeverityError, Subject: "state", Text: err.Error()}
+		var e *state.Error
+		if errors.As(err, &e) {
+			f.Text, f.Cure = fmt.Sprintf("%s: %v", e.Place, e.Err), e.Cure
+		}
+		if state.Unreachable(err) {
+			f.Severity, f.Text = postgres.SeverityWarning, "not to be reached, so not checked: "+f.Text
+		}
+		return []postgres.Finding{f}
+	}
+	list := []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "state", Text: found.Text}}
+	for _, w := range found.Warnings {
+		list = append(list, postgres.Finding{Severity: postgres.SeverityWarning, Subject: "state", Text: w.Text, Cure: w.Cure})
+	}
+	return list
 }
 
 // checkPlatform makes the token call.

@@ -275,7 +275,7 @@ func (s *supervisor) readAgain(running *config.Config) *config.Config {
 		same bool
 	}{
 		{"source.slot", cfg.Source.Slot == running.Source.Slot}, {"source.publication", cfg.Source.Publication == running.Source.Publication},
-		{"state", cfg.State == running.State}, {"server", cfg.Server == running.Server}, {"log", cfg.Log == running.Log},
+		{"state", cfg.State.Same(running.State)}, {"server", cfg.Server == running.Server}, {"log", cfg.Log == running.Log},
 	} {
 		if !f.same {
 			fixed = append(fixed, f.key)
@@ -306,7 +306,7 @@ func (s *supervisor) setAsideAtBudget(ctx context.Context, parts *connectorParts
 			continue
 		}
 		s.log.Warn("source.walBudget is reached: the changes of a held mapping are set aside as dead letters", "mapping", held.Mapping, "since", held.Since)
-		if err := state.Ask(ctx, parts.cfg.State.Path, state.Request{What: state.RequestSetAside, Mapping: held.Mapping, Created: time.Now()}); err != nil {
+		if err := state.Ask(ctx, stateLocation(parts.cfg), state.Request{What: state.RequestSetAside, Mapping: held.Mapping, Created: time.Now()}); err != nil {
 			s.log.Error("the changes of a held mapping can't be set aside", "mapping", held.Mapping, "error", err)
 		}
 	}

@@ -50,3 +50,6 @@ func holder(f *os.File) string {
 	}
 	return ""
 }
+
+// access gives an error where path can't be written. 2 is W_OK of access(2).
+func access(path string) error { return syscall.Access(path, 2) }

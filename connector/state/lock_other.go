@@ -13,3 +13,5 @@ import (
 func acquire(context.Context, string, Options) (*os.File, error) {
 	return nil, fmt.Errorf("this system has no flock, by which only one connector writes a state file: %w", errors.ErrUnsupported)
 }
+
+func access(string) error { return errors.ErrUnsupported }

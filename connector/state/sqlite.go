@@ -205,8 +205,7 @@ func establish(path string, log *slog.Logger) (os.FileInfo, error) {
 	if errors.Is(err, fs.ErrNotExist) || err == nil && file.Size() == 0 {
 		// SQLite takes a WAL beside an empty file for rubbish and deletes it. It may be all that is left.
 		if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
-			return nil, &Error{Op: "opening", Place: "file " + path, Err: fmt.Errorf("%w: %s-wal is there without it", ErrDamaged, path),
-				Cure: "put back the file that belongs to it; where it is lost, move the -wal file away too and start anew"}
+			return nil, orphanWAL(path)
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {

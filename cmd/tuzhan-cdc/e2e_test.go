@@ -372,13 +372,16 @@ func TestSIGTERM(t *testing.T) {
 // TestSIGKILL: kill -9 at random moments under load loses nothing, doubles no point, and repeats an event only byte for byte.
 func TestSIGKILL(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
+	testSIGKILL(t, newRig(t, crmSchema, crmMappings, platformsim.Options{}), 6)
+}
+
+func testSIGKILL(t *testing.T, r *rig, kills int) {
 	r.start()
 	l := r.load(3)
 	seed := uint64(time.Now().UnixNano())
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
-	for range 6 {
+	for range kills {
 		r.applied(platformsim.Event, r.sim.Count(platformsim.Event)+1+rnd.IntN(300))
 		r.proc.kill()
 		r.start()
@@ -391,7 +394,12 @@ func TestSIGKILL(t *testing.T) {
 // TestKillInHugeTransaction: a transaction of 50,000 rows, killed in its middle, does not start over.
 func TestKillInHugeTransaction(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, `CREATE SCHEMA crm; CREATE TABLE crm.e(id int PRIMARY KEY)`, `
+	testKillInHugeTransaction(t, newRig(t, hugeSchema, hugeMappings, platformsim.Options{}))
+}
+
+const (
+	hugeSchema   = `CREATE SCHEMA crm; CREATE TABLE crm.e(id int PRIMARY KEY)`
+	hugeMappings = `
 mappings:
   - name: e
     table: crm.e
@@ -400,7 +408,10 @@ mappings:
       publicParams: {}
       eventKey: c_x
       identities: [{identityType: id, identityValue: "${{ id }}"}]
-`, platformsim.Options{})
+`
+)
+
+func testKillInHugeTransaction(t *testing.T, r *rig) {
 	r.start()
 	const n = 50_000
 	// The platform takes its time, so that the kill meets the transaction in its middle.

@@ -83,6 +83,19 @@ func (r *Reader) sql(query string) string {
 	return query
 }
 
+// staleConns is how many connections that the server has ended meanwhile a reader may come upon one after the other.
+const staleConns = 3
+
+// read does what only reads. A connection that has idled may be one that the server has ended: then it is done again on another one.
+func read[T any](ctx context.Context, r *Reader, do func() (T, error)) (T, error) {
+	for stale := 0; ; stale++ {
+		v, err := do()
+		if err == nil || !r.server || stale == staleConns || !passing(err) || ctx.Err() != nil {
+			return v, fault("reading", r.place, err)
+		}
+	}
+}
+
 // queryer is what *sql.DB and *sql.Tx share.
 type queryer interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
@@ -102,8 +115,7 @@ func (r *Reader) Close() error { return r.db.Close() }
 
 // Load gives what the state knew when the process started: call it before the first write.
 func (r *Reader) Load(ctx context.Context) (*connector.Saved, error) {
-	saved, err := r.load(ctx)
-	return saved, fault("reading", r.place, err)
+	return read(ctx, r, func() (*connector.Saved, error) { return r.load(ctx) })
 }
 
 func (r *Reader) load(ctx context.Context) (*connector.Saved, error) {
@@ -163,8 +175,10 @@ func (r *Reader) load(ctx context.Context) (*connector.Saved, error) {
 
 // Checkpoint gives the checkpoint as it is on disk; nil where none was written yet.
 func (r *Reader) Checkpoint(ctx context.Context) (*connector.Checkpoint, error) {
-	cp, _, err := r.readCheckpoint(ctx, r.db)
-	return cp, fault("reading", r.place, err)
+	return read(ctx, r, func() (*connector.Checkpoint, error) {
+		cp, _, err := r.readCheckpoint(ctx, r.db)
+		return cp, err
+	})
 }
 
 // readCheckpoint also gives the stored lists as they are, to compare the next ones with.
@@ -231,23 +245,33 @@ func readTracks(ctx context.Context, q queryer) ([]connector.Track, error) {
 
 // Gaps gives the gaps that were recorded, by age.
 func (r *Reader) Gaps(ctx context.Context) ([]connector.Gap, error) {
-	rows, err := r.db.QueryContext(ctx, "SELECT at, from_lsn, to_lsn, table_name, reason FROM gap ORDER BY id")
-	if err != nil {
-		return nil, fault("reading", r.place, err)
-	}
-	defer rows.Close()
-	gaps := []connector.Gap{}
-	for rows.Next() {
-		var g connector.Gap
+	return list(ctx, r, "SELECT at, from_lsn, to_lsn, table_name, reason FROM gap ORDER BY id", func(row scanner) (g connector.Gap, err error) {
 		var at sql.NullInt64
 		var from, to int64
-		if err := rows.Scan(&at, &from, &to, &g.Table, &g.Reason); err != nil {
-			return nil, fault("reading", r.place, err)
-		}
+		err = row.Scan(&at, &from, &to, &g.Table, &g.Reason)
 		g.At, g.From, g.To = fromStamp(at), unsigned(from), unsigned(to)
-		gaps = append(gaps, g)
-	}
-	return gaps, fault("reading", r.place, rows.Err())
+		return g, err
+	})
+}
+
+// list gives what scan makes of each row of a query.
+func list[T any](ctx context.Context, r *Reader, query string, scan func(scanner) (T, error), args ...any) ([]T, error) {
+	return read(ctx, r, func() ([]T, error) {
+		rows, err := r.db.QueryContext(ctx, r.sql(query), args...)
+		if err != nil {
+			return nil, err
+		}
+		defer rows.Close()
+		all := []T{}
+		for rows.Next() {
+			one, err := scan(rows)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, one)
+		}
+		return all, rows.Err()
+	})
 }
 
 // RequestKind is what a command may ask of the running connector, or of the next one.
@@ -271,22 +295,12 @@ type Request struct {
 
 // Requests gives the requests that wait, by age.
 func (r *Reader) Requests(ctx context.Context) ([]Request, error) {
-	rows, err := r.db.QueryContext(ctx, "SELECT id, what, mapping, created FROM request ORDER BY id")
-	if err != nil {
-		return nil, fault("reading", r.place, err)
-	}
-	defer rows.Close()
-	var requests []Request
-	for rows.Next() {
-		var q Request
+	return list(ctx, r, "SELECT id, what, mapping, created FROM request ORDER BY id", func(row scanner) (q Request, err error) {
 		var created sql.NullInt64
-		if err := rows.Scan(&q.ID, &q.What, &q.Mapping, &created); err != nil {
-			return nil, fault("reading", r.place, err)
-		}
+		err = row.Scan(&q.ID, &q.What, &q.Mapping, &created)
 		q.Created = fromStamp(created)
-		requests = append(requests, q)
-	}
-	return requests, fault("reading", r.place, rows.Err())
+		return q, err
+	})
 }
 
 // Ask leaves a request in a state, for the running connector or the next one. It may be called beside a running connector.
@@ -370,15 +384,14 @@ func (r *Reader) Letters(ctx context.Context, f Filter) ([]*connector.DeadLetter
 	if f.Limit > 0 {
 		limit = fmt.Sprintf(" LIMIT %d", f.Limit)
 	}
-	letters, err := r.letters(ctx, "WHERE "+strings.Join(where, " AND ")+" ORDER BY id"+limit, args...)
-	return letters, fault("reading", r.place, err)
+	return list(ctx, r, "SELECT "+letterColumns+" FROM dead_letter WHERE "+strings.Join(where, " AND ")+" ORDER BY id"+limit, scanLetter, args...)
 }
 
 // Letter gives one dead letter, open or closed; ErrNoLetter where there is none with that id.
 func (r *Reader) Letter(ctx context.Context, id int64) (*connector.DeadLetter, error) {
-	letters, err := r.letters(ctx, "WHERE id = ?", id)
+	letters, err := list(ctx, r, "SELECT "+letterColumns+" FROM dead_letter WHERE id = ?", scanLetter, id)
 	if err != nil {
-		return nil, fault("reading", r.place, err)
+		return nil, err
 	}
 	if len(letters) == 0 {
 		return nil, fmt.Errorf("%w: %d (`tuzhan-cdc deadletters list` shows all)", ErrNoLetter, id)
@@ -386,31 +399,14 @@ func (r *Reader) Letter(ctx context.Context, id int64) (*connector.DeadLetter, e
 	return letters[0], nil
 }
 
-func (r *Reader) letters(ctx context.Context, where string, args ...any) ([]*connector.DeadLetter, error) {
-	rows, err := r.db.QueryContext(ctx, r.sql("SELECT "+letterColumns+" FROM dead_letter "+where), args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var letters []*connector.DeadLetter
-	for rows.Next() {
-		l, err := scanLetter(rows)
-		if err != nil {
-			return nil, err
-		}
-		letters = append(letters, l)
-	}
-	return letters, rows.Err()
-}
-
-func scanLetter(rows *sql.Rows) (*connector.DeadLetter, error) {
+func scanLetter(row scanner) (*connector.DeadLetter, error) {
 	l := &connector.DeadLetter{}
 	var kind string
 	var lsn, commitTime int64
 	var created, closed sql.NullInt64
 	var payload, keys, change []byte
 	var answer sql.NullString
-	if err := rows.Scan(&l.ID, &l.Class, &kind, &l.Mapping, &l.Table, &lsn, &l.Position.Index, &l.Number, &commitTime, &payload, &l.Envelope,
+	if err := row.Scan(&l.ID, &l.Class, &kind, &l.Mapping, &l.Table, &lsn, &l.Position.Index, &l.Number, &commitTime, &payload, &l.Envelope,
 		&l.OptType, &keys, &l.Decrease, &change, &l.Reason, &l.Attempts, &answer, &created, &closed, &l.Resolution, &l.Uncounted); err != nil {
 		return nil, err
 	}
@@ -431,35 +427,30 @@ func scanLetter(rows *sql.Rows) (*connector.DeadLetter, error) {
 }
 
 // Counted counts the open dead letters that count for delivery.maxDeadLetters.
-func (r *Reader) Counted(ctx context.Context) (n int, err error) {
-	err = r.db.QueryRowContext(ctx, countedLetters).Scan(&n)
-	return n, fault("reading", r.place, err)
+func (r *Reader) Counted(ctx context.Context) (int, error) {
+	return read(ctx, r, func() (n int, err error) {
+		err = r.db.QueryRowContext(ctx, countedLetters).Scan(&n)
+		return n, err
+	})
 }
 
 const countedLetters = "SELECT count(*) FROM dead_letter WHERE closed IS NULL AND uncounted = 0"
 
 // CountOpen counts the open dead letters by class; a class that has none is not in it.
 func (r *Reader) CountOpen(ctx context.Context) (map[connector.Class]int, error) {
-	counts, err := r.countOpen(ctx)
-	return counts, fault("reading", r.place, err)
-}
-
-func (r *Reader) countOpen(ctx context.Context) (map[connector.Class]int, error) {
-	rows, err := r.db.QueryContext(ctx, "SELECT class, count(*) FROM dead_letter WHERE closed IS NULL GROUP BY class")
-	if err != nil {
-		return nil, err
+	type count struct {
+		class connector.Class
+		n     int
 	}
-	defer rows.Close()
+	counted, err := list(ctx, r, "SELECT class, count(*) FROM dead_letter WHERE closed IS NULL GROUP BY class", func(row scanner) (c count, err error) {
+		err = row.Scan(&c.class, &c.n)
+		return c, err
+	})
 	counts := map[connector.Class]int{}
-	for rows.Next() {
-		var class connector.Class
-		var n int
-		if err := rows.Scan(&class, &n); err != nil {
-			return nil, err
-		}
-		counts[class] = n
+	for _, c := range counted {
+		counts[c.class] = c.n
 	}
-	return counts, rows.Err()
+	return counts, err
 }
 
 // fromStamp is the inverse of stamp.

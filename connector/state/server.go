@@ -33,6 +33,8 @@ type server struct {
 	ops      []int      // whose each of it is; -1: the transaction's own
 	numbered map[string]string
 
+	settleFor time.Duration // how long the callers of a transaction wait for a lost connection, before they are told that its end is not known
+
 	gone    chan struct{}
 	goneErr error // set before gone is closed
 }
@@ -42,8 +44,6 @@ const (
 	lockClass, lockObject = applicationID, 1
 	// transactionTimeout bounds what a transaction waits for the server.
 	transactionTimeout = 20 * time.Second
-	// settleFor is how long the callers of a transaction wait for a lost connection, before they are told that its end is not known.
-	settleFor = 10 * time.Second
 	// oldSessionFor is how long a new connection waits for the server to end the old one's session.
 	oldSessionFor = 5 * time.Second
 
@@ -56,7 +56,7 @@ func openServer(ctx context.Context, at Location, o Options) (medium, *Reader, e
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &server{config: config, place: at.String(), holder: uuid.NewString(), numbered: map[string]string{}, gone: make(chan struct{})}
+	s := &server{config: config, place: at.String(), holder: uuid.NewString(), numbered: map[string]string{}, settleFor: 10 * time.Second, gone: make(chan struct{})}
 	err = patience{o, s.place}.until(ctx, func() (busy, err error) {
 		err = s.takeOver(ctx)
 		if errors.Is(err, ErrLocked) || passing(err) && ctx.Err() == nil {
@@ -364,7 +364,7 @@ func (s *server) failed(err error, committing bool) error {
 
 // settle tries for a while to attach.
 func (s *server) settle() (landed bool, err error) {
-	deadline := time.Now().Add(settleFor)
+	deadline := time.Now().Add(s.settleFor)
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		landed, err = s.attach()
 		if err == nil || s.goneErr != nil || !passing(err) || time.Now().Add(wait).After(deadline) {

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net"
 	"strings"
-	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -52,11 +51,11 @@ func passing(err error) bool {
 		return false
 	}
 	var (
-		network   net.Error
-		system    syscall.Errno
+		network   *net.OpError // a file's syscall.Errno is a net.Error, too
+		name      *net.DNSError
 		preferred *pgconn.NotPreferredError
 	)
-	return errors.As(err, &network) || errors.As(err, &system) || errors.As(err, &preferred) || pgconn.Timeout(err) || errors.Is(err, context.DeadlineExceeded) ||
+	return errors.As(err, &network) || errors.As(err, &name) || errors.As(err, &preferred) || pgconn.Timeout(err) || errors.Is(err, context.DeadlineExceeded) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, pgconn.ErrConnClosed)
 }
 
@@ -115,6 +114,9 @@ func cureOf(code string) string {
 		return "schema " + schemaName + " was changed or dropped: put its backup in place, or drop it and start anew"
 	case stateTooMany:
 		return "the state's server takes no more connections: raise max_connections there, or close some"
+	}
+	if passing(&pgconn.PgError{Code: code}) {
+		return "check that the state's server runs and can be reached from here; it goes on by itself"
 	}
 	return ""
 }

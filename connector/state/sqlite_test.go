@@ -460,9 +460,13 @@ func TestFirstVersion(t *testing.T) {
 // TestRequests: a command leaves a request beside the running connector, which finds it and takes it away.
 func TestRequests(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
-	s := openTest(t, path)
+	requests(t, openTest(t, path), Location{Path: path})
+}
+
+func requests(t *testing.T, s *Store, place Location) {
+	t.Helper()
 	created := time.UnixMicro(1_700_000_000_000_001).UTC()
-	must(t, Ask(t.Context(), Location{Path: path}, Request{What: RequestSetAside, Mapping: "订单", Created: created}))
+	must(t, Ask(t.Context(), place, Request{What: RequestSetAside, Mapping: "订单", Created: created}))
 	got, err := s.Requests(t.Context())
 	must(t, err)
 	if len(got) != 1 || got[0].What != RequestSetAside || got[0].Mapping != "订单" || !got[0].Created.Equal(created) {

@@ -91,7 +91,11 @@ func large(n int) *connector.DeadLetter {
 }
 
 func TestGroupCommit(t *testing.T) {
-	s := openTest(t, filepath.Join(t.TempDir(), "state.db"))
+	groupCommit(t, openTest(t, filepath.Join(t.TempDir(), "state.db")))
+}
+
+func groupCommit(t *testing.T, s *Store) {
+	t.Helper()
 	release := hold(t, s)
 	const callers = 16
 	var done sync.WaitGroup

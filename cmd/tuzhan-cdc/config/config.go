@@ -145,7 +145,9 @@ type State struct {
 }
 
 // Same reports whether two are one place.
-func (s State) Same(other State) bool { return s.Path == other.Path && s.DSN.Reveal() == other.DSN.Reveal() }
+func (s State) Same(other State) bool {
+	return s.Path == other.Path && s.DSN.Reveal() == other.DSN.Reveal()
+}
 
 // Server is the status page, /metrics, /healthz and /readyz.
 type Server struct {

@@ -131,6 +131,17 @@ func TestTakenOver(t *testing.T) {
 	if err := second.Lost(ctx); err != nil {
 		t.Errorf("the second: %v", err)
 	}
+	// Nor may it when the one that took over has ended since: it does not know what that one did.
+	endSession(t, db)
+	third := openServerTest(t, db.DSN())
+	must(t, intended(t, third, 5))
+	must(t, third.Close())
+	if err := intended(t, second, 6); !errors.Is(err, ErrTaken) {
+		t.Errorf("the second: %v", err)
+	}
+	if got := knownPoints(t, db); fmt.Sprint(got) != "[1 2 4 5]" {
+		t.Errorf("points %v", got)
+	}
 }
 
 // TestSessionEnded: nobody else wants the state: the writer goes on, on a new connection, and its callers notice nothing.

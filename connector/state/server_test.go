@@ -214,6 +214,25 @@ func TestCommitLost(t *testing.T) {
 	}
 }
 
+// TestOldSessionLives: the server does not know that a connection is gone, and its session holds the lock: the writer ends that session itself.
+func TestOldSessionLives(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Server(t).Database(t)
+	s := openServerTest(t, db.DSN())
+	must(t, intended(t, s, 1))
+	medium := s.w.medium.(*server) // the writer's goroutine looks at it again when the next operation comes
+	old := medium.conn
+	defer drop(old)
+	medium.conn = nil
+	must(t, intended(t, s, 2))
+	if _, err := old.Exec(t.Context(), "DELETE FROM tuzhan_cdc.point"); err == nil {
+		t.Error("the old session lives on")
+	}
+	if got := knownPoints(t, db); fmt.Sprint(got) != "[1 2]" {
+		t.Errorf("points %v", got)
+	}
+}
+
 // TestEndUnknown: the answer is lost and the server stays away. The caller is told that it may be stored; when the server is back, what it has counts.
 func TestEndUnknown(t *testing.T) {
 	t.Parallel()

@@ -25,6 +25,7 @@ const (
 	stateDiskFull        = "53100"
 	stateTooMany         = "53300"
 	stateDropped         = "57P04"
+	stateProtocol        = "08P01"
 )
 
 // sqlState gives the SQLSTATE of the first server error in err's tree, or "".
@@ -43,7 +44,7 @@ func passing(err error) bool {
 	}
 	if code := sqlState(err); code != "" {
 		switch class := code[:2]; {
-		case code == stateDropped:
+		case code == stateDropped, code == stateProtocol:
 			return false
 		case class == "08", class == "53", class == "57", class == "58", class == "40", code == stateReadOnly, code == "55P03", code == "25P03":
 			return true
@@ -98,6 +99,8 @@ func (e *Error) serverFault() bool {
 
 func cureOf(code string) string {
 	switch code {
+	case stateProtocol:
+		return "where a pooler such as PgBouncer stands in between: point state.dsn at PostgreSQL itself, for the lock belongs to a session"
 	case stateDiskFull:
 		return "the disk of the state's server is full: free space there; it goes on by itself"
 	case stateReadOnly:

@@ -46,6 +46,13 @@ func endSession(t *testing.T, db *pgtest.DB) {
 	db.Eventually(t, `SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`)
 }
 
+// lostSoon gives what Lost says, nil where it says nothing.
+func lostSoon(t *testing.T, s *Store) error {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	return s.Lost(ctx)
+}
+
 func intended(t *testing.T, s *Store, commit connector.LSN) error {
 	t.Helper()
 	return s.Intend(t.Context(), []connector.RecordID{point("m", at(commit, 0), 0)})
@@ -98,7 +105,7 @@ func TestFenced(t *testing.T) {
 			t.Errorf("a writer that was overtaken: %v", err)
 		}
 	}
-	if err := s.Lost(t.Context()); !errors.Is(err, ErrTaken) {
+	if err := lostSoon(t, s); !errors.Is(err, ErrTaken) {
 		t.Errorf("Lost: %v", err)
 	}
 	if got := knownPoints(t, db); len(got) != 1 {
@@ -119,7 +126,7 @@ func TestTakenOver(t *testing.T) {
 	if err := intended(t, first, 3); !errors.Is(err, ErrTaken) || !strings.Contains(err.Error(), "process ") {
 		t.Errorf("the first: %v", err)
 	}
-	if err := first.Lost(t.Context()); !errors.Is(err, ErrTaken) {
+	if err := lostSoon(t, first); !errors.Is(err, ErrTaken) {
 		t.Errorf("Lost: %v", err)
 	}
 	must(t, intended(t, second, 4))
@@ -329,7 +336,7 @@ func TestServerWentBack(t *testing.T) {
 	if err := intended(t, s, 3); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "without what it had stored") {
 		t.Errorf("%v", err)
 	}
-	if err := s.Lost(t.Context()); !errors.Is(err, ErrDamaged) {
+	if err := lostSoon(t, s); !errors.Is(err, ErrDamaged) {
 		t.Errorf("Lost: %v", err)
 	}
 	if got := knownPoints(t, db); fmt.Sprint(got) != "[1]" {
@@ -354,6 +361,9 @@ func TestServerPromises(t *testing.T) {
 			t.Errorf("%s is %s, want %s", setting, got, want)
 		}
 	}
+	odd := letter(point("m", at(2, 0), 0), connector.ClassRejected) // texts that PostgreSQL does not take as they are
+	odd.Reason, odd.Answer = "\x00\xff", &connector.LetterAnswer{Msg: "\x00\xff"}
+	must(t, s.SetAside(t.Context(), []*connector.DeadLetter{odd}))
 	if _, err := s.Reader.db.ExecContext(t.Context(), "DELETE FROM dead_letter"); sqlState(err) != stateReadOnly {
 		t.Errorf("the reader can write: %v", err)
 	}

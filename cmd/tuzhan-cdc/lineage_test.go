@@ -124,7 +124,7 @@ func TestRefusals(t *testing.T) {
 			r.visit(3)
 			test.breaks(r)
 			text, id := r.refused()
-			for _, want := range append(test.want, "Nothing was sent", "backfill") {
+	for _, want := range append(test.want, "Nothing was sent", "backfill") {
 				if !strings.Contains(text, want) {
 					t.Errorf("the refusal does not say %q:\n%s", want, text)
 				}

@@ -338,7 +338,7 @@ func (p *Pipeline) writeCheckpoints(ctx context.Context) error {
 		}
 		if err := p.writeCheckpoint(ctx); err != nil && ctx.Err() == nil {
 			p.alarms.Raise("state", "the checkpoint can't be written: "+err.Error(),
-				"free space or mend the rights of state.path; nothing is confirmed to PostgreSQL meanwhile")
+				"free space or mend the rights of state.path, or see to the server of state.dsn; nothing is confirmed to PostgreSQL meanwhile")
 		} else if err == nil {
 			p.alarms.Clear("state")
 		}
@@ -384,7 +384,7 @@ func (p *Pipeline) storeLetters(ctx context.Context) error {
 				if ctx.Err() != nil {
 					return nil // they come again after the next start
 				}
-				p.alarms.Raise("state", "dead letters can't be stored: "+err.Error(), "free space or mend the rights of state.path")
+				p.alarms.Raise("state", "dead letters can't be stored: "+err.Error(), "free space or mend the rights of state.path, or see to the server of state.dsn")
 				select {
 				case <-ctx.Done():
 					return nil

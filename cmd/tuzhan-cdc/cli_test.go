@@ -181,19 +181,29 @@ func TestSlotDrop(t *testing.T) {
 	}
 }
 
-// TestSecondConnector: a second connector on the same state file is refused, and the first one goes on.
+// TestSecondConnector: a second connector on the same state file waits as a standby, and goes on when the first one ends. SIGTERM ends one that waits.
 func TestSecondConnector(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
 	r.start()
 	first := r.proc
 	r.launch()
-	if code := r.proc.exit(); code != 1 || !strings.Contains(r.proc.log.String(), "state.db") {
-		t.Errorf("on the same state file: exit %d\n%s", code, r.proc.log)
+	r.proc.until("as a standby")
+	if code := r.proc.terminate(); code != 0 || !strings.Contains(r.proc.log.String(), "state.db") {
+		t.Errorf("a standby that is stopped: exit %d\n%s", code, r.proc.log)
 	}
+	r.launch()
+	r.proc.until("as a standby")
 	r.db.Exec(t, `INSERT INTO crm.member_groups VALUES ('138', 'a')`)
 	r.settled()
 	if code := first.terminate(); code != 0 {
 		t.Errorf("exit %d", code)
+	}
+	r.proc.until("msg=streaming")
+	r.db.Exec(t, `INSERT INTO crm.member_groups VALUES ('139', 'a')`)
+	r.settled()
+	r.sameGroups()
+	if got := len(r.sim.Ledger()); got != 2 {
+		t.Errorf("%d records", got)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 )
@@ -143,9 +144,9 @@ func readState(c *cobra.Command, do func(*state.Reader) error) error {
 	if err != nil {
 		return err
 	}
-	r, err := state.OpenReader(c.Context(), cfg.State.Path)
+	r, err := state.OpenReader(c.Context(), stateLocation(cfg))
 	if errors.Is(err, fs.ErrNotExist) {
-		return noState(cfg.State.Path)
+		return noState(cfg)
 	}
 	if err != nil {
 		return err
@@ -154,7 +155,11 @@ func readState(c *cobra.Command, do func(*state.Reader) error) error {
 	return do(r)
 }
 
-func noState(path string) error {
+func noState(cfg *config.Config) error {
+	if cfg.State.DSN.IsSet() {
+		return fmt.Errorf("there is no state in %s yet (no schema tuzhan_cdc): `tuzhan-cdc run` makes it", stateLocation(cfg))
+	}
+	path := cfg.State.Path
 	return fmt.Errorf("there is no state file at %s yet: `tuzhan-cdc run` makes it (a relative state.path counts from the working directory)", path)
 }
 

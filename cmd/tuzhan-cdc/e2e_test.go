@@ -372,13 +372,16 @@ func TestSIGTERM(t *testing.T) {
 // TestSIGKILL: kill -9 at random moments under load loses nothing, doubles no point, and repeats an event only byte for byte.
 func TestSIGKILL(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
+	testSIGKILL(t, newRig(t, crmSchema, crmMappings, platformsim.Options{}), 6)
+}
+
+func testSIGKILL(t *testing.T, r *rig, kills int) {
 	r.start()
 	l := r.load(3)
 	seed := uint64(time.Now().UnixNano())
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
-	for range 6 {
+	for range kills {
 		r.applied(platformsim.Event, r.sim.Count(platformsim.Event)+1+rnd.IntN(300))
 		r.proc.kill()
 		r.start()

@@ -66,9 +66,9 @@ func ask(c *cobra.Command, q state.Request, suits func(connector.Track) bool) er
 	if err != nil {
 		return err
 	}
-	r, err := state.OpenReader(c.Context(), cfg.State.Path)
+	r, err := state.OpenReader(c.Context(), stateLocation(cfg))
 	if errors.Is(err, fs.ErrNotExist) {
-		return noState(cfg.State.Path)
+		return noState(cfg)
 	}
 	if err != nil {
 		return err
@@ -93,7 +93,7 @@ func ask(c *cobra.Command, q state.Request, suits func(connector.Track) bool) er
 		return fmt.Errorf("no mapping is held in a way that this ends; `tuzhan-cdc status` shows what is held, and why")
 	}
 	q.Created = time.Now()
-	return state.Ask(c.Context(), cfg.State.Path, q)
+	return state.Ask(c.Context(), stateLocation(cfg), q)
 }
 
 func heldList(names []string) string {

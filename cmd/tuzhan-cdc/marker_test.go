@@ -38,7 +38,7 @@ func (r *rig) snapshot() (s status.Snapshot) {
 // checkpoint waits until the checkpoint on disk is as wanted.
 func (r *rig) checkpoint(ok func(*connector.Checkpoint) bool) *connector.Checkpoint {
 	r.t.Helper()
-	reader, err := state.OpenReader(r.t.Context(), filepath.Join(filepath.Dir(r.file), "state.db"))
+	reader, err := state.OpenReader(r.t.Context(), state.Location{Path: filepath.Join(filepath.Dir(r.file), "state.db")})
 	if err != nil {
 		r.t.Fatal(err)
 	}

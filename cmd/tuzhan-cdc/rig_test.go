@@ -104,8 +104,10 @@ type rig struct {
 	sim  *platformsim.Sim
 	web  *httptest.Server
 	file string
-	env  []string // of the program, beside what newRig's file needs
-	proc *process
+	// state is the block of that name in the file; by default a file beside it.
+	state string
+	env   []string // of the program, beside what newRig's file needs
+	proc  *process
 }
 
 // newRig makes the schema and the file; start starts the program.
@@ -126,6 +128,7 @@ func newRigOn(t *testing.T, db *pgtest.DB, schema, mappings string, o platformsi
 		db.Exec(t, schema)
 	}
 	r.file = filepath.Join(t.TempDir(), "tuzhan-cdc.yaml")
+	r.state = fmt.Sprintf("{path: %q}", filepath.Join(filepath.Dir(r.file), "state.db"))
 	r.write(mappings, "")
 	t.Cleanup(func() {
 		if r.proc != nil {
@@ -150,10 +153,10 @@ platform:
   appSecret: ${TUZHAN_APP_SECRET}
   timeout: 5s
   paths: {point: /point/increase}
-state: {path: %q}
+state: %s
 server: {listen: "127.0.0.1:0"}
 %s
-%s`, r.dsn, r.slot, r.slot, r.web.URL, filepath.Join(filepath.Dir(r.file), "state.db"), extra, mappings)
+%s`, r.dsn, r.slot, r.slot, r.web.URL, r.state, extra, mappings)
 	if err := os.WriteFile(r.file, []byte(text), 0o600); err != nil {
 		r.t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -76,7 +77,7 @@ type connectorParts struct {
 	started  time.Time
 	waiting  *atomic.Bool // another process holds the slot that is to be taken over
 	alarms   *connector.Alarms
-	store    *state.SQLite
+	store    *state.Store
 	reader   *state.Reader
 	watcher  *slotWatcher
 	source   *postgres.Source
@@ -88,8 +89,40 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 	parts := &connectorParts{cfg: cfg, started: time.Now(), waiting: new(atomic.Bool), alarms: connector.NewAlarms(log)}
 	view := &view{}
 	view.set(parts)
-	store, err := state.Open(ctx, cfg.State.Path, state.Options{Logger: log})
-	if err != nil {
+	parts.watcher = newSlotWatcher(cfg, parts.alarms)
+	view.set(parts)
+	outer := ctx
+	g, ctx := errgroup.WithContext(ctx)
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx)) // the status server outlives the pipeline
+	defer func() {
+		stopServing()
+		if ending := g.Wait(); ending != nil && (err == nil || errors.Is(err, context.Canceled)) {
+			err = ending
+		}
+	}()
+	serve := func() error {
+		if cfg.Server.Listen == "" {
+			return nil
+		}
+		server, err := status.Listen(cfg.Server.Listen, func() status.Snapshot { return view.snapshot(serving) }, log)
+		if err != nil {
+			return err
+		}
+		log.Info("status server", "address", server.Addr())
+		g.Go(func() error { return server.Run(serving) })
+		return nil
+	}
+	// A standby on another host is to be seen alive; one beside the connector waits without the address, which the connector has.
+	early := cfg.State.DSN.IsSet()
+	if early {
+		if err := serve(); err != nil {
+			return err
+		}
+	}
+	store, err := state.Open(ctx, stateLocation(cfg), state.Options{Logger: log, LockWait: state.Forever})
+	if err != nil && outer.Err() != nil {
+		return nil // stopped while it was a standby
+	} else if err != nil {
 		return err
 	}
 	defer func() {
@@ -98,19 +131,13 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 		}
 	}()
 	parts.store, parts.reader = store, store.Reader
-	parts.watcher = newSlotWatcher(cfg, parts.alarms)
 	view.set(parts)
-	g, ctx := errgroup.WithContext(ctx)
-	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx)) // the status server outlives the pipeline
-	defer stopServing()
-	if cfg.Server.Listen != "" {
-		server, err := status.Listen(cfg.Server.Listen, func() status.Snapshot { return view.snapshot(serving) }, log)
-		if err != nil {
+	if !early {
+		if err := serve(); err != nil {
 			return err
 		}
-		log.Info("status server", "address", server.Addr())
-		g.Go(func() error { return server.Run(serving) })
 	}
+	g.Go(func() error { return store.Lost(serving) })
 	g.Go(func() error { return parts.watcher.Run(serving) })
 	g.Go(func() error {
 		defer stopServing()
@@ -118,6 +145,11 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 		return s.run(ctx)
 	})
 	return g.Wait()
+}
+
+// stateLocation is where the state is kept.
+func stateLocation(cfg *config.Config) state.Location {
+	return state.Location{Path: cfg.State.Path, DSN: cfg.State.DSN.Reveal()}
 }
 
 func sourceConfig(cfg *config.Config) postgres.Config {

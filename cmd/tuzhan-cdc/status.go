@@ -62,7 +62,7 @@ func currentStatus(ctx context.Context, cfg *config.Config) (*status.Snapshot, e
 func stoppedStatus(ctx context.Context, cfg *config.Config) (*status.Snapshot, error) {
 	alarms := connector.NewAlarms(discardLogger())
 	parts := &connectorParts{cfg: cfg, alarms: alarms, watcher: newSlotWatcher(cfg, alarms)}
-	r, err := state.OpenReader(ctx, cfg.State.Path)
+	r, err := state.OpenReader(ctx, stateLocation(cfg))
 	switch {
 	case err == nil:
 		defer r.Close()
@@ -89,9 +89,14 @@ func (v *view) set(p *connectorParts) {
 	v.parts.Store(&q)
 }
 
+// snapshotTimeout bounds what a snapshot waits for the state's server.
+const snapshotTimeout = 3 * time.Second
+
 // snapshot gathers what all parts say now.
 func (v *view) snapshot(ctx context.Context) status.Snapshot {
 	p := v.parts.Load()
+	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
+	defer cancel()
 	s := status.Snapshot{State: status.Starting, Version: version, Since: p.started, Held: []string{}, HeldMappings: []connector.HeldMapping{}, Gaps: []connector.Gap{}, Alarms: p.alarms.List(), LastErr: p.alarms.LastError(),
 		DeadLetters: map[connector.Class]int{}, Mappings: []status.Mapping{}}
 	for _, class := range connector.Classes {

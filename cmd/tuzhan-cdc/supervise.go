@@ -86,7 +86,7 @@ type prepared struct {
 // prepare prepares the database, and brings the state in step with it and with the file.
 func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared, error) {
 	store := s.parts.store
-	saved, err := store.Load(ctx)
+	saved, err := insist(ctx, s, func() (*connector.Saved, error) { return store.Load(ctx) })
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 		return nil, err
 	}
 	cp := *p.Checkpoint
-	requests, err := store.Requests(ctx)
+	requests, err := insist(ctx, s, func() ([]state.Request, error) { return store.Requests(ctx) })
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 	}
 	changed := s.carryOut(&cp, requests, p.WALEnd)
 	if p.Rebased || changed || len(orphans) > 0 || len(cp.Tracks) != len(p.Checkpoint.Tracks) {
-		if err := store.Rebase(ctx, &cp, orphans, p.Gap, p.Cut); err != nil {
+		if _, err := insist(ctx, s, func() (any, error) { return nil, store.Rebase(ctx, &cp, orphans, p.Gap, p.Cut) }); err != nil {
 			return nil, err
 		}
 		for _, l := range orphans {
@@ -143,11 +143,27 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 	for i, r := range requests {
 		ids[i] = r.ID
 	}
-	if err := store.Done(ctx, ids...); err != nil {
+	if _, err := insist(ctx, s, func() (any, error) { return nil, store.Done(ctx, ids...) }); err != nil {
 		return nil, err
 	}
-	p.saved, err = store.Load(ctx)
+	p.saved, err = insist(ctx, s, func() (*connector.Saved, error) { return store.Load(ctx) })
 	return p, err
+}
+
+// insist does something with the state, again and again with an alarm while the state's server is not to be reached, until ctx ends.
+func insist[T any](ctx context.Context, s *supervisor, do func() (T, error)) (T, error) {
+	for {
+		v, err := do()
+		if !state.Unreachable(err) || ctx.Err() != nil {
+			s.parts.alarms.Clear("state/start")
+			return v, err
+		}
+		s.parts.alarms.Raise("state/start", err.Error(), "see to the server of state.dsn; it goes on by itself")
+		select {
+		case <-ctx.Done():
+		case <-time.After(requestsEvery):
+		}
+	}
 }
 
 // goneFrom tells the mappings that the file does not have.
@@ -284,7 +300,7 @@ func (s *supervisor) readAgain(running *config.Config) *config.Config {
 		same bool
 	}{
 		{"source.slot", cfg.Source.Slot == running.Source.Slot}, {"source.publication", cfg.Source.Publication == running.Source.Publication},
-		{"state", cfg.State == running.State}, {"server", cfg.Server == running.Server}, {"log", cfg.Log == running.Log},
+		{"state", cfg.State.Same(running.State)}, {"server", cfg.Server == running.Server}, {"log", cfg.Log == running.Log},
 	} {
 		if !f.same {
 			fixed = append(fixed, f.key)
@@ -315,7 +331,7 @@ func (s *supervisor) setAsideAtBudget(ctx context.Context, parts *connectorParts
 			continue
 		}
 		s.log.Warn("source.walBudget is reached: the changes of a held mapping are set aside as dead letters", "mapping", held.Mapping, "since", held.Since)
-		if err := state.Ask(ctx, parts.cfg.State.Path, state.Request{What: state.RequestSetAside, Mapping: held.Mapping, Created: time.Now()}); err != nil {
+		if err := state.Ask(ctx, stateLocation(parts.cfg), state.Request{What: state.RequestSetAside, Mapping: held.Mapping, Created: time.Now()}); err != nil {
 			s.log.Error("the changes of a held mapping can't be set aside", "mapping", held.Mapping, "error", err)
 		}
 	}

@@ -103,7 +103,7 @@ func TestNames(t *testing.T) {
 // gaps reads the gaps that the state has recorded.
 func (r *rig) gaps() []connector.Gap {
 	r.t.Helper()
-	reader, err := state.OpenReader(r.t.Context(), strings.Replace(r.file, "tuzhan-cdc.yaml", "state.db", 1))
+	reader, err := state.OpenReader(r.t.Context(), state.Location{Path: strings.Replace(r.file, "tuzhan-cdc.yaml", "state.db", 1)})
 	if err != nil {
 		r.t.Fatal(err)
 	}

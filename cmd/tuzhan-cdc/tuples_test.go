@@ -112,7 +112,7 @@ mappings:
 	if n, letters := r.sim.Count(platformsim.Point), r.letters(); n != 1 || len(letters) != 0 {
 		t.Fatalf("while it is held: %d points, letters %+v", n, letters)
 	}
-	if err := state.Ask(t.Context(), filepath.Join(filepath.Dir(r.file), "state.db"), state.Request{What: state.RequestSetAside, Mapping: "paid", Created: time.Now()}); err != nil {
+	if err := state.Ask(t.Context(), state.Location{Path: filepath.Join(filepath.Dir(r.file), "state.db")}, state.Request{What: state.RequestSetAside, Mapping: "paid", Created: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	r.applied(platformsim.Point, 2)

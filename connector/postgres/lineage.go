@@ -136,7 +136,7 @@ func refuse(breaches []breach) (*Refusal, string) {
 	}
 	which := id(facts...)
 	return &Refusal{strings.Join(texts, "\n  and ") + "\n  Nothing was sent, nothing was changed.",
-		"find out why, and put back what can be put back (the server, the slot, source.dsn, state.path). To go on without what lies between, and have the gap recorded: " +
+		"find out why, and put back what can be put back (the server, the slot, source.dsn, state.path or state.dsn). To go on without what lies between, and have the gap recorded: " +
 			"tuzhan-cdc run --accept-gap " + which + " ; then send what is missing: tuzhan-cdc backfill MAPPING"}, which
 }
 

@@ -311,7 +311,7 @@ func (p *Prepared) takeOver(cfg Config, slot *Slot, log *slog.Logger) error {
 		if cfg.NewState != which {
 			return &Refusal{fmt.Sprintf("the slot %q exists, and there is no state: which points of the changes between %s and %s were sent before is not known, they may double. Nothing was sent",
 				slot.Name, slot.ConfirmedFlush, slot.WALEnd),
-				"put the state file back where state.path says. If this is a new connector, and nothing has sent points from this slot: tuzhan-cdc run --new-state " + which}
+				"put the state back where state.path or state.dsn says. If this is a new connector, and nothing has sent points from this slot: tuzhan-cdc run --new-state " + which}
 		}
 		fallthrough
 	default:

@@ -127,12 +127,6 @@ CREATE TABLE request (
 `}
 }
 
-// queryer is what *sql.DB, *sql.Conn and *sql.Tx share.
-type queryer interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
 // identify reads whose file it is and which version wrote it, and refuses what is not ours or too new. Version 0 is an empty file.
 // It writes nothing.
 func identify(ctx context.Context, q queryer, path string, known int) (version int, err error) {
@@ -146,17 +140,17 @@ func identify(ctx context.Context, q queryer, path string, known int) (version i
 		{"SELECT count(*) FROM sqlite_schema", &objects},
 	} {
 		if err := q.QueryRowContext(ctx, read.query).Scan(read.into); err != nil {
-			return 0, fault("opening", path, err)
+			return 0, fault("opening", "file "+path, err)
 		}
 	}
 	switch {
 	case application == 0 && version == 0 && objects == 0:
 		return 0, nil
 	case application != applicationID || version < 1:
-		return 0, &Error{Op: "opening", Path: path, Err: fmt.Errorf("%w: it is an SQLite database of another program", ErrDamaged),
+		return 0, &Error{Op: "opening", Place: "file " + path, Err: fmt.Errorf("%w: it is an SQLite database of another program", ErrDamaged),
 			Cure: "nothing was changed in it: let state.path name a file of the connector's own"}
 	case version > known:
-		return 0, &Error{Op: "opening", Path: path, Err: fmt.Errorf("%w (version %d; this program knows up to %d)", ErrNewer, version, known),
+		return 0, &Error{Op: "opening", Place: "file " + path, Err: fmt.Errorf("%w (version %d; this program knows up to %d)", ErrNewer, version, known),
 			Cure: "run the newer program, or put the backup from before its first start in place"}
 	}
 	return version, nil
@@ -200,10 +194,10 @@ func check(ctx context.Context, q queryer, path string, size int64) error {
 	for _, c := range checks {
 		var found string
 		if err := q.QueryRowContext(ctx, c).Scan(&found); err != nil {
-			return fault("checking", path, err)
+			return fault("checking", "file "+path, err)
 		}
 		if found != "ok" {
-			return &Error{Op: "checking", Path: path, Err: fmt.Errorf("%w: %s", ErrDamaged, found), Cure: cureDamaged}
+			return &Error{Op: "checking", Place: "file " + path, Err: fmt.Errorf("%w: %s", ErrDamaged, found), Cure: cureDamaged}
 		}
 	}
 	return nil

@@ -163,10 +163,17 @@ type Backoff struct {
 	Max time.Duration
 }
 
-// State is where the checkpoint, the intents and the dead letters are kept.
+// State is where the checkpoint, the intents and the dead letters are kept: in a file, or in a PostgreSQL database. Exactly one of the two is set.
 type State struct {
-	// Path is the SQLite file; a relative one counts from the working directory. Default ./tuzhan-cdc.db.
+	// Path is the SQLite file; a relative one counts from the working directory. Default ./tuzhan-cdc.db, where there is no DSN.
 	Path string
+	// DSN is a PostgreSQL URL or keyword string (state.dsn or dsnFile); the state is schema tuzhan_cdc of its database.
+	DSN Secret
+}
+
+// Same reports whether two are one place.
+func (s State) Same(other State) bool {
+	return s.Path == other.Path && s.DSN.Reveal() == other.DSN.Reveal()
 }
 
 // Server is the status page, /metrics, /healthz and /readyz.

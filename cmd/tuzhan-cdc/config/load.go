@@ -121,10 +121,7 @@ func (l *loader) source(n strict.Node) {
 		entry{"failover", func(n strict.Node) { set(&s.Failover)(n.Bool()) }},
 	)
 	if l.oneOf(or(n, l.root), fields, "source", "dsn", "dsnFile") && s.DSN.IsSet() {
-		if text, hint := checkDSN(s.DSN.Reveal()); text != "" {
-			at := or(fields["dsn"], fields["dsnFile"])
-			l.ps.AddHint(at, hint, "%s: %s", at.Key(), text)
-		}
+		l.checkDSN(or(fields["dsn"], fields["dsnFile"]), s.DSN)
 	}
 }
 
@@ -258,11 +255,30 @@ func (l *loader) backoff(n strict.Node) {
 }
 
 func (l *loader) state(n strict.Node) {
-	block(n,
-		entry{"path", l.text(&l.cfg.State.Path, checkNotEmpty)},
-		notYet("dsn", "use path, a file on a disk that outlives the process"),
-		notYet("dsnFile", "use path, a file on a disk that outlives the process"),
+	s := &l.cfg.State
+	fields := block(n,
+		entry{"path", l.text(&s.Path, checkNotEmpty)},
+		entry{"dsn", l.secret(&s.DSN)},
+		entry{"dsnFile", l.secretFile(&s.DSN)},
 	)
+	dsn := or(fields["dsn"], fields["dsnFile"])
+	if dsn.IsZero() {
+		return
+	}
+	if !fields["path"].IsZero() {
+		l.ps.Add(dsn, "path and %s are both there: keep one of them", dsn.Key())
+	}
+	s.Path = ""
+	if l.oneOf(n, fields, "state", "dsn", "dsnFile") && s.DSN.IsSet() {
+		l.checkDSN(dsn, s.DSN)
+	}
+}
+
+// checkDSN notes what is wrong with a DSN that was read.
+func (l *loader) checkDSN(at strict.Node, dsn Secret) {
+	if text, hint := checkDSN(dsn.Reveal()); text != "" {
+		l.ps.AddHint(at, hint, "%s: %s", at.Key(), text)
+	}
 }
 
 func (l *loader) server(n strict.Node) {

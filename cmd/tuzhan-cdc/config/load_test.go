@@ -161,7 +161,8 @@ func TestFullFile(t *testing.T) {
 func TestSecretFilesAreFoundBesideTheFile(t *testing.T) {
 	cfg := loadFull(t, "token.yaml")
 	if cfg.Platform.Token.Reveal() != "token-from-a-file" || cfg.Platform.Token.File() != "testdata/full/secrets/token" ||
-		cfg.Source.DSN.Reveal() != "postgres://cdc:from-a-file@db.example.com:5433/crm" {
+		cfg.Source.DSN.Reveal() != "postgres://cdc:from-a-file@db.example.com:5433/crm" ||
+		cfg.State.DSN.Reveal() != "postgres://cdc:state-from-a-file@state.example.com:5432/connector" || cfg.State.Path != "" {
 		t.Errorf("%q %q", cfg.Platform.Token.Reveal(), cfg.Platform.Token.File())
 	}
 }

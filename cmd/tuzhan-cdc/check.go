@@ -43,8 +43,8 @@ are missing are made by run, where the role may. A database or a platform that i
 		}
 		findings := []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "file", Text: fmt.Sprintf("%s: %d mappings", cfg.File, len(cfg.Mappings.List()))}}
 		if !*offline {
-			findings = append(findings, checkDatabase(c.Context(), cfg)...)
 			findings = append(findings, checkState(c.Context(), cfg)...)
+			findings = append(findings, checkDatabase(c.Context(), cfg)...)
 			findings = append(findings, checkPlatform(c.Context(), cfg)...)
 		}
 		if *output == "json" {

@@ -44,9 +44,15 @@ func OpenReader(ctx context.Context, at Location) (*Reader, error) {
 		if at.Path, err = resolve(at.Path); err != nil {
 			return nil, err
 		}
-		if _, err := os.Stat(at.Path); errors.Is(err, fs.ErrNotExist) {
+		file, statErr := os.Stat(at.Path)
+		if errors.Is(statErr, fs.ErrNotExist) {
 			return nil, &Error{Op: "opening", Place: at.String(), Err: fs.ErrNotExist,
 				Cure: "`tuzhan-cdc run` makes it at its first start: check state.path, and the directory you stand in if it is relative"}
+		}
+		if statErr == nil && file.Size() == 0 {
+			if _, err := os.Stat(at.Path + "-wal"); err == nil {
+				return nil, orphanWAL(at.Path) // opened, SQLite would take the WAL for rubbish and delete it
+			}
 		}
 		r = newFileReader(at.Path)
 		version, err = identify(ctx, r.db, at.Path, schemaVersion)

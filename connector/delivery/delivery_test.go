@@ -144,12 +144,26 @@ func (f *fake) Probe(context.Context, connector.Endpoint) connector.Answer {
 	return f.probe()
 }
 
+func (m *memory) open(context.Context) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.letters), nil
+}
+
 type rig struct {
 	*Delivery
+	mu      sync.Mutex
+	held    []string
 	fake    *fake
 	store   *memory
 	settled chan *connector.Record
 	stop    func()
+}
+
+func (r *rig) hold(mapping, _ string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held = append(r.held, mapping)
 }
 
 func start(t *testing.T, cfg Config, answer func(n int, req *connector.Request) connector.Answer) *rig {
@@ -169,13 +183,21 @@ func start(t *testing.T, cfg Config, answer func(n int, req *connector.Request) 
 	if cfg.Concurrency == 0 {
 		cfg.Concurrency = 4
 	}
-	cfg.PointConcurrency, cfg.MaxDeadLetters, cfg.ShutdownTimeout = 8, max(cfg.MaxDeadLetters, 1000), time.Second
-	cfg.BackoffInitial, cfg.BackoffMax = time.Millisecond, 5*time.Millisecond
+	if cfg.MaxDeadLetters == 0 {
+		cfg.MaxDeadLetters = 1000
+	}
+	if cfg.BackoffMax == 0 {
+		cfg.BackoffInitial, cfg.BackoffMax = time.Millisecond, 5*time.Millisecond
+	}
+	if cfg.GiveUpAfter == 0 {
+		cfg.GiveUpAfter = 15 * time.Minute
+	}
+	cfg.PointConcurrency, cfg.ShutdownTimeout = 8, time.Second
 	r := &rig{store: newMemory(), settled: make(chan *connector.Record, 100_000)}
 	r.fake = &fake{t: t, store: r.store, answer: answer, inFlight: map[uint64]bool{}}
 	log := slog.New(slog.DiscardHandler)
 	r.Delivery = New(cfg, Ports{Platform: r.fake, Store: r.store, Settle: func(rec *connector.Record) { r.settled <- rec },
-		CountOpen: func(context.Context) (int, error) { return 0, nil }, Alarms: connector.NewAlarms(log), Log: log}, 0)
+		CountOpen: r.store.open, Hold: r.hold, Alarms: connector.NewAlarms(log), Log: log}, 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- r.Run(ctx) }()

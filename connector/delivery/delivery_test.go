@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -154,6 +155,7 @@ type rig struct {
 	*Delivery
 	mu      sync.Mutex
 	held    []string
+	timeout time.Duration // of wait; 0: 30 s
 	fake    *fake
 	store   *memory
 	settled chan *connector.Record
@@ -215,7 +217,7 @@ func start(t *testing.T, cfg Config, answer func(n int, req *connector.Request) 
 func (r *rig) wait(t *testing.T, n int) {
 	t.Helper()
 	seen := map[connector.RecordKey]bool{}
-	timeout := time.After(30 * time.Second)
+	timeout := time.After(cmp.Or(r.timeout, 30*time.Second))
 	for range n {
 		select {
 		case rec := <-r.settled:

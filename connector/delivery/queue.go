@@ -220,7 +220,9 @@ func (q *queue) take(l *lane, batch uint64, most, maxBytes int, probe bool) []*i
 	fits := func(it *item) bool {
 		return len(items) == 0 || (len(items) < most && bytes+len(it.rec.Payload)+1 <= maxBytes)
 	}
-	for l.len() > 0 && fits(l.peek(probe)) {
+	// What was tried goes by itself: so nothing else is blamed when it fails again.
+	tried := l.len() > 0 && l.source(probe) == &l.tried
+	for l.len() > 0 && (l.source(probe) == &l.tried) == tried && fits(l.peek(probe)) {
 		it := l.pop(probe)
 		followers := []*item{it}
 		for len(followers) > 0 && fits(followers[0]) {

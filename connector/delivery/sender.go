@@ -13,7 +13,7 @@ type job struct {
 	end     *endpoint
 	items   []*item
 	kind    kind
-	suspect *suspect // for alone and setAside
+	suspect *suspect // for part, alone and setAside
 	probe   bool     // the endpoint is down
 	trial   bool     // delivery is paused
 }
@@ -250,6 +250,7 @@ func (d *Delivery) refused(tail context.Context, j job, a connector.Answer, stra
 	aside := uncertain && !items[0].rec.Resend
 	blames := blamesRecord(a)
 	d.mu.Lock()
+	apart := j.kind == part || j.kind == alone || e.failedBefore(items)
 	e.flying--
 	switch {
 	case aside && !e.down && blames:
@@ -265,7 +266,7 @@ func (d *Delivery) refused(tail context.Context, j job, a connector.Answer, stra
 		e.refused, e.answered, e.realAt = 0, false, time.Now().Add(e.realWait)
 	}
 	// What is kept apart takes its endpoint down no more: it is expected to fail.
-	if !blames || j.probe || j.kind == fresh {
+	if !blames || j.probe || !apart {
 		d.failed(e, a, j.probe)
 	}
 	if !aside {
@@ -293,7 +294,7 @@ func (d *Delivery) taken(j job, number uint64, whole bool) {
 		d.givenUp(e.accused)
 	}
 	e.accused = ""
-	d.convict(e, number)
+	e.convict(number)
 	if whole && j.trial {
 		d.endPause()
 	}
@@ -323,14 +324,14 @@ func (d *Delivery) split(ctx, tail context.Context, j job) bool {
 	items, half := j.items, len(j.items)/2
 	kind := fresh
 	if j.kind == part {
-		kind = part
+		kind = part // and its suspect: what fails there has failed since that did
 	}
 	for _, side := range [][2]int{{0, half}, {half, len(items)}} {
 		if ctx.Err() != nil || d.stopped(j) {
 			d.giveBack(items[side[0]:], false)
 			return false
 		}
-		if !d.deliver(ctx, tail, job{end: j.end, items: items[side[0]:side[1]], kind: kind}) {
+		if !d.deliver(ctx, tail, job{end: j.end, items: items[side[0]:side[1]], kind: kind, suspect: j.suspect}) {
 			d.giveBack(items[side[1]:], false)
 			return false
 		}

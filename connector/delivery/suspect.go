@@ -16,17 +16,18 @@ import (
 // An answer that looks like an outage, or a 403 or 404, may be the endpoint's fault or that of a record in the request. What tells them apart is
 // whether the endpoint takes another request that began after the failure.
 //
-//	fails            its records are a suspect in doubt; the endpoint is down, and at once one other record is its probe
-//	probe is taken   the suspect is at fault: it is halved, and the halves are sent; what fails there is in doubt again
+//	fails            its records are a suspect in doubt; the endpoint is down, and one other record is at once its probe
+//	probe is taken   the suspect is at fault: it is halved, and the halves are sent; what fails there is halved again
 //	probe fails too  it is an outage: what is in doubt goes back to its lane, behind what no outage has met
-//	fails alone      behind a suspect that was at fault: the record fails alone. It is tried again with a backoff of its own, and takes its
+//	fails again      and all its records have failed before, and another request was taken between: it is at fault too
+//	fails alone      it is at fault, and nothing is left to be halved: the record is tried again with a backoff of its own, and takes its
 //	                 endpoint down no more
 //
 // Where no other record is there, a probe takes a single one out of the suspect: so a batch can clear itself of the blame. A record that is
 // the only one that its endpoint is given is in doubt for ever, as it would be in an outage: nothing tells the two apart.
 //
-// A record that fails alone is set aside after giveUpAfter. That counts only from one failure to another between which the endpoint has taken
-// other records, and without the time that it was down.
+// A record that fails alone is set aside after giveUpAfter, without the time that its endpoint was down: it has failed alone while its endpoint
+// took others, and whenever others were sent since, they were taken.
 
 // blamesRecord reports whether an answer may be the fault of a record in the request. Not what was not even sent, a token or set-up that the
 // platform names as wrong, or a redirect.
@@ -63,25 +64,24 @@ type suspects struct {
 	aside []*suspect // those of them that are to be set aside
 	// busy counts the requests that carry parts or records alone.
 	busy int
-	// notBefore keeps them from taking all the time of an endpoint that has one sender.
-	notBefore time.Time
 	// taken is the number of the last request that was taken.
 	taken uint64
+	// notBefore keeps them from taking all the time of an endpoint that has one sender.
+	notBefore time.Time
 	// accused is the mapping whose point became uncertain when the endpoint went down.
 	accused string
 }
 
 // suspect is what a request carried that failed.
 type suspect struct {
-	items  []*item
-	failed uint64 // the number of the request that began last before the failure
+	items   []*item
+	failed  uint64        // the number of the request that began last before the failure (of a part: of the whole's)
+	since   time.Time     // when the request failed that all its records were in
+	wasDown time.Duration // endpoint.downFor at that time
 
 	// The rest is for a record that fails alone.
 
-	since   time.Time     // when it first failed alone
-	age     time.Duration // for how long it has been known to fail
-	counted time.Time     // up to when that was counted
-	wasDown time.Duration // endpoint.downFor at that time
+	age     time.Duration // at its last failure, since since, without the time that the endpoint was down
 	retryAt time.Time
 	backoff *backoff.ExponentialBackOff
 	index   int
@@ -113,7 +113,7 @@ func (d *Delivery) lookSuspect(e *endpoint, now time.Time) (j *job, wait time.Du
 		e.aside = e.aside[1:]
 		return &job{end: e, items: s.items, kind: setAside, suspect: s}, 0
 	}
-	if len(e.parts)+len(e.alone) == 0 || e.busy >= max(1, e.senders/4) {
+	if len(e.parts)+len(e.alone) == 0 || e.busy >= max(1, e.senders/2) {
 		return nil, 0
 	}
 	if wait := e.notBefore.Sub(now); wait > 0 && e.hasReady() {
@@ -127,10 +127,10 @@ func (d *Delivery) lookSuspect(e *endpoint, now time.Time) (j *job, wait time.Du
 		d.queue.giveBack(rest, false)
 		if len(send) > 0 {
 			e.busy++
-			return &job{end: e, items: send, kind: part}, 0
+			return &job{end: e, items: send, kind: part, suspect: p}, 0
 		}
 	}
-	if len(e.alone) == 0 {
+	if len(e.alone) == 0 || e.busy >= max(1, e.senders/4) {
 		return nil, 0
 	}
 	if wait := e.alone[0].retryAt.Sub(now); wait > 0 {
@@ -176,6 +176,7 @@ func (d *Delivery) probeAlone(e *endpoint, now time.Time) (j *job, wait time.Dur
 // suspected keeps apart what a request carried, after an answer that may be a record's fault.
 func (d *Delivery) suspected(j job, a connector.Answer, stranger bool) {
 	e, now := j.end, time.Now()
+	atFault := e.failedBefore(j.items)
 	for _, it := range j.items {
 		if it.failure == nil {
 			it.failure = &failure{since: now}
@@ -183,17 +184,31 @@ func (d *Delivery) suspected(j job, a connector.Answer, stranger bool) {
 		it.failure.number, it.failure.answer = d.requests, a
 		it.failure.uncertain = it.failure.uncertain || !a.NotApplied
 	}
-	if j.kind == alone || j.kind == part && len(j.items) == 1 {
+	if j.kind == alone || len(j.items) == 1 && (j.kind == part || atFault) {
 		d.failedAlone(e, j, now)
 		return
 	}
-	e.doubt = append(e.doubt, &suspect{items: j.items, failed: d.requests})
+	s := &suspect{items: j.items, failed: d.requests, since: now, wasDown: e.downFor(now)}
+	if whole := j.suspect; whole != nil {
+		s.since, s.wasDown = whole.since, whole.wasDown
+		atFault = atFault || whole.failed < e.taken // the other half was taken, or what came between
+	}
+	if atFault {
+		e.halve(s)
+		return
+	}
+	e.doubt = append(e.doubt, s)
 	if j.kind == fresh && !j.probe && len(j.items) > 1 && timedOut(a) {
 		e.limit = max(1, min(e.limit, len(j.items)/2))
 	}
 	if j.probe && (stranger || j.kind == fresh || e.fallen > 1) {
 		d.acquit(e)
 	}
+}
+
+// failedBefore reports whether all have failed before, and the endpoint has taken another request since.
+func (e *endpoint) failedBefore(items []*item) bool {
+	return !slices.ContainsFunc(items, func(it *item) bool { return it.failure == nil || it.failure.number >= e.taken })
 }
 
 // unblamed puts back what a request carried, after an answer that is surely no record's fault.
@@ -216,17 +231,22 @@ func (d *Delivery) acquit(e *endpoint) {
 }
 
 // convict halves what is in doubt and failed before the request of that number began, which was taken.
-func (d *Delivery) convict(e *endpoint, number uint64) {
+func (e *endpoint) convict(number uint64) {
 	e.taken = max(e.taken, number)
 	e.doubt = slices.DeleteFunc(e.doubt, func(s *suspect) bool {
 		if s.failed >= number {
 			return false
 		}
-		for half := range slices.Chunk(s.items, max(1, (len(s.items)+1)/2)) {
-			e.parts = append(e.parts, &suspect{items: half})
-		}
+		e.halve(s)
 		return true
 	})
+}
+
+// halve makes parts of a suspect; of one record, one.
+func (e *endpoint) halve(s *suspect) {
+	for half := range slices.Chunk(s.items, (len(s.items)+1)/2) {
+		e.parts = append(e.parts, &suspect{items: half, failed: s.failed, since: s.since, wasDown: s.wasDown})
+	}
 }
 
 // failingAlarm does not begin with delivery/: that would say that nothing is delivered.
@@ -235,16 +255,17 @@ const failingAlarm = "failing"
 // failedAlone notes that a record has failed alone.
 func (d *Delivery) failedAlone(e *endpoint, j job, now time.Time) {
 	s, it := j.suspect, j.items[0]
-	if s == nil {
-		s = &suspect{items: j.items, since: now, counted: now, wasDown: e.downFor(now), backoff: newBackoff(d.cfg.BackoffInitial, d.cfg.BackoffMax)}
+	if j.kind != alone {
+		whole := s
+		s = &suspect{items: j.items, since: now, wasDown: e.downFor(now), backoff: newBackoff(d.cfg.BackoffInitial, d.cfg.BackoffMax)}
+		if whole != nil {
+			s.since, s.wasDown = whole.since, whole.wasDown
+		}
 		d.failing++
 		d.failingBytes += len(it.rec.Payload)
 		it.failure.alone = true
-	} else if e.taken > s.failed {
-		s.age += now.Sub(s.counted) - (e.downFor(now) - s.wasDown)
-		s.counted, s.wasDown = now, e.downFor(now)
 	}
-	s.failed = d.requests
+	s.age = now.Sub(s.since) - (e.downFor(now) - s.wasDown)
 	d.ports.Alarms.Raise(failingAlarm, fmt.Sprintf("%d records fail alone while their endpoints take others, the last one of mapping %s, position %s, since %s: %s; "+
 		"their customers wait, all others flow", d.failing, it.rec.Mapping, it.rec.Position, it.failure.since.UTC().Format(time.RFC3339), said(it.failure.answer)),
 		"nothing to do at once: each is set aside as a dead letter after delivery.giveUpAfter; `tuzhan-cdc status` shows the one that holds the checkpoint")

@@ -1,0 +1,424 @@
+package delivery
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+)
+
+// The tests in this file run on a fake clock: what takes hours there takes none here.
+
+var (
+	unavailable = connector.Answer{Verdict: connector.Outage, HTTPStatus: 503}
+	forbidden   = connector.Answer{Verdict: connector.SetupWrong, NotApplied: true, HTTPStatus: 403}
+	timeOut     = connector.Answer{Verdict: connector.Outage, Err: errors.New("no answer within 10s")}
+)
+
+// bubble runs a test on a fake clock, with the backoff of the configuration's defaults.
+func bubble(t *testing.T, cfg Config, answer func(n int, req *connector.Request) connector.Answer, test func(t *testing.T, rig *rig)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		cfg.BackoffInitial, cfg.BackoffMax = 200*time.Millisecond, 30*time.Second
+		rig := start(t, cfg, answer)
+		rig.timeout = 100 * time.Hour
+		test(t, rig)
+		rig.stop()
+	})
+}
+
+// pass lets time go by.
+func pass(d time.Duration) { <-time.After(d) }
+
+// carries reports whether a request carries one of the records with these indexes.
+func carries(req *connector.Request, bad ...uint32) bool {
+	return slices.ContainsFunc(req.Records, func(r *connector.Record) bool { return slices.Contains(bad, r.Position.Index) })
+}
+
+// TestFailsAlone: records that fail whenever they are sent, as in an outage or with 403, while their endpoint takes others: they are found, wait
+// alone for giveUpAfter, and become dead letters. Their customers wait, nobody else does.
+func TestFailsAlone(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		answer      connector.Answer
+		class       connector.Class
+		concurrency int
+		takes       time.Duration // of a failure
+	}{
+		{"unavailable", unavailable, connector.ClassFailing, 4, 10 * time.Millisecond},
+		{"unavailable, one sender", unavailable, connector.ClassFailing, 1, 10 * time.Millisecond},
+		{"time-out", timeOut, connector.ClassFailing, 4, 10 * time.Second},
+		{"time-out, one sender", timeOut, connector.ClassFailing, 1, 10 * time.Second},
+		{"forbidden", forbidden, connector.ClassRejected, 4, 10 * time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bad := []uint32{100, 333}
+			bubble(t, Config{Concurrency: c.concurrency}, func(n int, req *connector.Request) connector.Answer {
+				if carries(req, bad...) {
+					pass(c.takes)
+					return c.answer
+				}
+				pass(10 * time.Millisecond)
+				return delivered(n, req)
+			}, func(t *testing.T, rig *rig) {
+				began := time.Now()
+				at := map[uint32]time.Duration{}
+				var slowest time.Duration
+				done := make(chan struct{})
+				const first, later = 500, 1000
+				go func() {
+					defer close(done)
+					submitted := func(i uint32) time.Duration { return time.Duration(max(0, int(i)-first-2)) * time.Second }
+					for range first + 2 + later {
+						r := <-rig.settled
+						i := r.Position.Index
+						at[i] = time.Since(began)
+						if i >= first+2 {
+							slowest = max(slowest, at[i]-submitted(i))
+						}
+					}
+				}()
+				for i := range first {
+					rig.Submit([]*connector.Record{event(i, uint64(i))})
+				}
+				rig.Submit([]*connector.Record{event(first, 100), event(first+1, 333)}) // behind the bad ones
+				rig.Flush()
+				for i := range later {
+					rig.Submit([]*connector.Record{event(first+2+i, uint64(1000+i))})
+					rig.Flush()
+					pass(time.Second)
+				}
+				<-done
+				if len(rig.store.letters) != len(bad) {
+					t.Fatalf("%d dead letters, want %d", len(rig.store.letters), len(bad))
+				}
+				for _, l := range rig.store.letters {
+					if !slices.Contains(bad, l.Position.Index) || l.Class != c.class || l.Attempts < 10 || l.Answer.HTTPStatus != c.answer.HTTPStatus {
+						t.Errorf("dead letter %+v", l)
+					}
+				}
+				for _, i := range append(bad, first, first+1) {
+					if at[i] < 15*time.Minute || at[i] > 17*time.Minute {
+						t.Errorf("record %d was settled after %s", i, at[i])
+					}
+				}
+				// With one sender others wait for the request that it makes, and while the batch is split for what that takes.
+				if most := 2*c.takes + 100*time.Millisecond; slowest > most {
+					t.Errorf("another customer waited %s, at most %s", slowest, most)
+				}
+				rig.fake.checkOrder(t)
+				if len(rig.held) > 0 || rig.Stats().Failing != 0 {
+					t.Errorf("held %v, %d failing", rig.held, rig.Stats().Failing)
+				}
+				if alarms := rig.ports.Alarms.List(); len(alarms) > 0 {
+					t.Errorf("alarms %v", alarms)
+				}
+				t.Logf("%d requests, the slowest other took %s", len(rig.fake.requests), slowest)
+			})
+		})
+	}
+}
+
+// TestFailsAloneInABatch: no other record is there than those of the batch: it clears itself.
+func TestFailsAloneInABatch(t *testing.T) {
+	bubble(t, Config{}, func(n int, req *connector.Request) connector.Answer {
+		if carries(req, 77) {
+			return unavailable
+		}
+		return delivered(n, req)
+	}, func(t *testing.T, rig *rig) {
+		for i := range 500 {
+			rig.Submit([]*connector.Record{event(i, uint64(i))})
+		}
+		rig.Flush()
+		for range 499 {
+			<-rig.settled
+		}
+		if got, most := len(rig.fake.requests), 1+2*1*9+2; got > most {
+			t.Errorf("%d requests until all others were delivered, at most %d", got, most)
+		}
+		pass(time.Minute)
+		if h := rig.Holdup(connector.Position{Commit: 1, Index: 77}); h == nil || h.HTTPStatus != 503 || h.Mapping != "e" || h.Attempts < 3 {
+			t.Errorf("what holds the checkpoint: %+v", h)
+		}
+		if h := rig.Holdup(connector.Position{Commit: 1, Index: 78}); h != nil {
+			t.Errorf("a settled record is said to hold the checkpoint: %+v", h)
+		}
+	})
+}
+
+// TestOnlyRecord: a record that is the only one of its endpoint can't be told from an outage, and is tried for ever; the next one of another
+// customer goes out at once, and from then on the first one is known to fail alone.
+func TestOnlyRecord(t *testing.T) {
+	bubble(t, Config{}, func(n int, req *connector.Request) connector.Answer {
+		if carries(req, 0) {
+			return unavailable
+		}
+		return delivered(n, req)
+	}, func(t *testing.T, rig *rig) {
+		rig.Submit([]*connector.Record{event(0, 0)})
+		rig.Flush()
+		pass(2 * time.Hour)
+		if len(rig.store.letters) > 0 || len(rig.Stats().Down) != 1 {
+			t.Fatalf("%d dead letters, down %v", len(rig.store.letters), rig.Stats().Down)
+		}
+		if n := len(rig.fake.requests); n < 300 || n > 900 {
+			t.Errorf("%d requests in two hours", n)
+		}
+		rig.Submit([]*connector.Record{event(1, 1)})
+		rig.Flush()
+		synctest.Wait()
+		if len(rig.settled) != 1 {
+			t.Fatal("another customer's record waits")
+		}
+		for i := range 20 {
+			pass(time.Minute)
+			rig.Submit([]*connector.Record{event(2+i, uint64(2+i))})
+			rig.Flush()
+			synctest.Wait()
+			if got := len(rig.fake.applied); got != 2+i {
+				t.Fatalf("%d applied, want %d", got, 2+i)
+			}
+		}
+		if len(rig.store.letters) != 1 || rig.store.letters[0].Class != connector.ClassFailing {
+			t.Errorf("dead letters %+v", rig.store.letters)
+		}
+	})
+}
+
+// TestPoisonInOutage: an outage ends, and the record with which it began is at fault by itself: it does not keep its endpoint closed.
+func TestPoisonInOutage(t *testing.T) {
+	var over time.Time
+	bubble(t, Config{}, func(n int, req *connector.Request) connector.Answer {
+		if time.Now().Before(over) || carries(req, 0, 1, 2) {
+			return unavailable
+		}
+		return delivered(n, req)
+	}, func(t *testing.T, rig *rig) {
+		over = time.Now().Add(time.Hour)
+		for i := range 6 {
+			rig.Submit([]*connector.Record{event(i, uint64(i))})
+		}
+		rig.Flush()
+		pass(time.Hour + 4*30*time.Second)
+		if got := len(rig.fake.applied); got != 3 {
+			t.Errorf("%d of 3 good ones are delivered two minutes after the outage", got)
+		}
+	})
+}
+
+// TestSlowPlatform: a platform that is too slow for large batches gets smaller ones, and no record is blamed.
+func TestSlowPlatform(t *testing.T) {
+	for _, concurrency := range []int{1, 4} {
+		t.Run(fmt.Sprint(concurrency), func(t *testing.T) {
+			bubble(t, Config{Concurrency: concurrency}, func(n int, req *connector.Request) connector.Answer {
+				if len(req.Records) > 60 {
+					pass(10 * time.Second)
+					return timeOut
+				}
+				pass(time.Duration(len(req.Records)) * 150 * time.Millisecond)
+				return delivered(n, req)
+			}, func(t *testing.T, rig *rig) {
+				const n = 4000
+				for i := range n {
+					rig.Submit([]*connector.Record{event(i, uint64(i))})
+				}
+				rig.Flush()
+				began := time.Now()
+				rig.wait(t, n)
+				if len(rig.store.letters) > 0 || len(rig.fake.applied) != n {
+					t.Errorf("%d dead letters, %d applied", len(rig.store.letters), len(rig.fake.applied))
+				}
+				// The platform needs 150 ms a record.
+				if took, least := time.Since(began), n*150*time.Millisecond/time.Duration(concurrency); took > 4*least {
+					t.Errorf("it took %s, at least %s", took, least)
+				}
+				t.Logf("%d requests in %s", len(rig.fake.requests), time.Since(began))
+			})
+		})
+	}
+}
+
+// TestSetAsideEarly: records that fail alone take half of maxPending, or of its bytes: the oldest of them are set aside before giveUpAfter.
+func TestSetAsideEarly(t *testing.T) {
+	for name, cfg := range map[string]Config{"records": {MaxPending: 100}, "bytes": {MaxPendingBytes: 100 * len(event(0).Payload)}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, cfg, func(n int, req *connector.Request) connector.Answer {
+				for _, r := range req.Records {
+					if r.Position.Index%2 == 0 && r.Position.Index < 120 {
+						return unavailable
+					}
+				}
+				return delivered(n, req)
+			}, func(t *testing.T, rig *rig) {
+				for i := range 200 {
+					rig.Submit([]*connector.Record{event(i, uint64(i))})
+					rig.Flush()
+					pass(time.Second)
+				}
+				// 60 of them failed; fewer than half of 100 may stay.
+				if got := rig.Stats(); got.Failing != 49 || len(rig.store.letters) != 11 || len(rig.fake.applied) != 140 {
+					t.Fatalf("%+v, %d dead letters, %d applied", got, len(rig.store.letters), len(rig.fake.applied))
+				}
+				for i, l := range rig.store.letters {
+					if l.Position.Index != uint32(2*i) || l.Class != connector.ClassFailing {
+						t.Errorf("dead letter %d: %+v", i, l)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestSetAsideForTheOthers: the many changes of one customer whose first record fails do not stop the others: it is set aside when there is no
+// more room.
+func TestSetAsideForTheOthers(t *testing.T) {
+	bubble(t, Config{MaxPending: 1000}, func(n int, req *connector.Request) connector.Answer {
+		if carries(req, 0) {
+			return unavailable
+		}
+		return delivered(n, req)
+	}, func(t *testing.T, rig *rig) {
+		began := time.Now()
+		const n = 3000
+		for i := range n {
+			if room := rig.Room(); room != nil {
+				<-room
+			}
+			rig.Submit([]*connector.Record{event(i, uint64(min(i%10, 1)*i))}) // every tenth is of one customer
+			rig.Flush()
+			synctest.Wait()
+		}
+		for i := n; i < n+1000; i++ {
+			if room := rig.Room(); room != nil {
+				<-room
+			}
+			rig.Submit([]*connector.Record{event(i, 0)})
+		}
+		rig.Flush()
+		rig.wait(t, n+1000)
+		if took := time.Since(began); took > time.Minute || len(rig.store.letters) != 1 {
+			t.Errorf("it took %s; %d dead letters", took, len(rig.store.letters))
+		}
+		rig.fake.checkOrder(t)
+	})
+}
+
+// TestHoldsFailingMapping: 100 records of a mapping are set aside in a row because they fail alone: it is held. Another mapping, and one that has a
+// delivery between, are not.
+func TestHoldsFailingMapping(t *testing.T) {
+	bubble(t, Config{GiveUpAfter: time.Minute}, func(n int, req *connector.Request) connector.Answer {
+		for _, r := range req.Records {
+			if r.Mapping == "bad" || r.Mapping == "mixed" && r.Position.Index%80 != 0 {
+				return unavailable
+			}
+		}
+		return delivered(n, req)
+	}, func(t *testing.T, rig *rig) {
+		for i := range 150 {
+			for m, mapping := range []string{"bad", "mixed", "good"} {
+				r := event(i, uint64(3*i+m))
+				r.Mapping = mapping
+				rig.Submit([]*connector.Record{r})
+			}
+			rig.Flush()
+			pass(10 * time.Second)
+		}
+		rig.wait(t, 450)
+		if !slices.Equal(rig.held, []string{"bad"}) {
+			t.Errorf("held %q", rig.held)
+		}
+	})
+}
+
+// TestTwoHoursOfOutage: nothing is lost, nothing grows, and few requests and fewer points are risked.
+func TestTwoHoursOfOutage(t *testing.T) {
+	down := map[string]connector.Answer{
+		"unavailable": unavailable,
+		"time-out":    timeOut,
+		"forbidden":   forbidden,
+		"token":       {Verdict: connector.TokenRefused, NotApplied: true, HTTPStatus: 401},
+		"slow down":   {Verdict: connector.SlowDown, NotApplied: true, HTTPStatus: 429, RetryAfter: 20 * time.Second},
+	}
+	for name, answer := range down {
+		for _, probes := range []bool{false, true} { // whether requests that can't be applied are answered
+			t.Run(fmt.Sprintf("%s, probes answered %v", name, probes), func(t *testing.T) {
+				var from, to time.Time
+				away := func() bool { return time.Now().After(from) && time.Now().Before(to) }
+				risked := 0
+				bubble(t, Config{MaxPending: 2000}, func(n int, req *connector.Request) connector.Answer {
+					pass(10 * time.Millisecond)
+					if !away() {
+						return delivered(n, req)
+					}
+					if req.Endpoint == connector.PointEndpoint {
+						risked++
+					}
+					return answer
+				}, func(t *testing.T, rig *rig) {
+					from, to = time.Now().Add(time.Minute), time.Now().Add(time.Minute+2*time.Hour)
+					rig.fake.probe = func() connector.Answer {
+						if away() && !probes {
+							return answer
+						}
+						return connector.Answer{Verdict: connector.Delivered}
+					}
+					const n = 10_000
+					done := make(chan struct{})
+					go func() {
+						defer close(done)
+						for i := range n {
+							if room := rig.Room(); room != nil {
+								<-room
+							}
+							if s := rig.Stats(); s.Pending > 2000 {
+								t.Errorf("%d records pending", s.Pending)
+							}
+							rec := event(i, uint64(i%777))
+							if i%3 == 0 {
+								rec = point(i, uint64(i%777))
+							}
+							rig.Submit([]*connector.Record{rec})
+							rig.Flush()
+							pass(50 * time.Millisecond)
+						}
+					}()
+					pass(2*time.Hour + 30*time.Second)
+					if at, requests := rig.Stats(), rig.fake.n; at.Pending != 2000 || len(at.Down) != 2 {
+						t.Errorf("before the end of the outage: %+v, %d requests", at, requests)
+					}
+					sent := rig.fake.n
+					<-done
+					rig.wait(t, n)
+					rig.fake.checkOrder(t)
+					uncertain := 0
+					for _, l := range rig.store.letters {
+						if l.Class != connector.ClassUncertain {
+							t.Fatalf("dead letter %+v", l)
+						}
+						uncertain++
+					}
+					if len(rig.fake.applied)+uncertain != n {
+						t.Errorf("%d applied, %d uncertain", len(rig.fake.applied), uncertain)
+					}
+					// The points that were in flight, then at most one for each backoff.max.
+					if most := 8 + 8 + 240; answer.Verdict == connector.Outage && risked > most {
+						t.Errorf("%d points were risked, at most %d", risked, most)
+					}
+					if answer.Verdict != connector.Outage && uncertain > 0 || len(rig.held) > 0 {
+						t.Errorf("%d uncertain, held %v", uncertain, rig.held)
+					}
+					// A wait is 15 s on average.
+					if most := 2500 + 3*480; sent > most {
+						t.Errorf("%d requests until the end of the outage", sent)
+					}
+					t.Logf("%d requests, %d probes, %d points risked, %d uncertain", sent, rig.fake.probes, risked, uncertain)
+				})
+			})
+		}
+	}
+}

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -226,6 +224,7 @@ func (r *rig) wait(t *testing.T, n int) {
 			}
 			seen[rec.Key()] = true
 		case <-timeout:
+			r.dump(t)
 			t.Fatalf("%d of %d records were settled; %+v", len(seen), n, r.Stats())
 		}
 	}
@@ -267,114 +266,6 @@ func (f *fake) checkOrder(t *testing.T) {
 				t.Fatalf("key %d: %s was applied after %s", k, r.Position, p)
 			}
 			last[k] = r.Position
-		}
-	}
-}
-
-// TestOrderUnderFaults submits records of all kinds for few customers, some with two identities, to a platform that answers in every way at
-// random: each record ends settled exactly once, and what was applied was applied in order, once.
-func TestOrderUnderFaults(t *testing.T) {
-	for seed := range uint64(8) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			var mu sync.Mutex
-			r := rand.New(rand.NewPCG(seed, 2))
-			rig := start(t, Config{Concurrency: 8, MaxBatch: 20, MaxPending: 400}, func(n int, req *connector.Request) connector.Answer {
-				mu.Lock()
-				defer mu.Unlock()
-				switch r.IntN(12) {
-				case 0:
-					return connector.Answer{Verdict: connector.Outage, NotApplied: true, Err: errors.New("refused")}
-				case 1:
-					return connector.Answer{Verdict: connector.Rejected, NotApplied: true, Code: "400"}
-				case 2:
-					return connector.Answer{Verdict: connector.SlowDown, NotApplied: true}
-				case 3:
-					return connector.Answer{Verdict: connector.TokenRefused, NotApplied: true}
-				case 4:
-					if req.Endpoint == connector.GroupRelationEndpoint {
-						return connector.Answer{Verdict: connector.Partly, Failed: []int{r.IntN(len(req.Records))}}
-					}
-				case 5:
-					return connector.Answer{Verdict: connector.SetupWrong, NotApplied: true}
-				case 6:
-					return connector.Answer{Verdict: connector.TooBig, NotApplied: true}
-				}
-				return delivered(n, req)
-			})
-			const n = 2000
-			for i := range n {
-				mu.Lock()
-				keys := []uint64{uint64(r.IntN(40))}
-				if r.IntN(3) == 0 {
-					keys = append(keys, 100+uint64(r.IntN(10)))
-				}
-				kind := r.IntN(5)
-				mu.Unlock()
-				var rec *connector.Record
-				switch kind {
-				case 0:
-					rec = point(i, keys...)
-				case 1:
-					rec = event(i, keys...)
-				default:
-					rec = group(i, []string{"add", "update", "delete"}[kind-2], keys...)
-				}
-				if room := rig.Room(); room != nil {
-					<-room
-				}
-				rig.Submit([]*connector.Record{rec})
-			}
-			rig.Flush()
-			rig.wait(t, n)
-			rig.fake.checkOrder(t)
-			rig.fake.mu.Lock()
-			defer rig.fake.mu.Unlock()
-			once := map[connector.RecordKey]int{}
-			for _, rec := range rig.fake.applied {
-				once[rec.Key()]++
-			}
-			for _, l := range rig.store.letters {
-				once[l.Key()]++
-			}
-			if len(once) != n {
-				t.Fatalf("%d of %d records were applied or set aside", len(once), n)
-			}
-			for k, c := range once {
-				if c != 1 {
-					t.Errorf("%v was applied or set aside %d times", k, c)
-				}
-			}
-		})
-	}
-}
-
-// TestSplitFindsCulprits: k bad records among n cost at most 2*k*ceil(log2 n) requests more, and they alone become dead letters.
-func TestSplitFindsCulprits(t *testing.T) {
-	bad := map[uint32]bool{3: true, 250: true, 499: true}
-	rig := start(t, Config{Concurrency: 1}, func(n int, req *connector.Request) connector.Answer {
-		for _, r := range req.Records {
-			if bad[r.Position.Index] {
-				return connector.Answer{Verdict: connector.Rejected, NotApplied: true, Code: "400", Msg: "bad"}
-			}
-		}
-		return delivered(n, req)
-	})
-	records := make([]*connector.Record, 500)
-	for i := range records {
-		records[i] = event(i, uint64(i))
-	}
-	rig.Submit(records)
-	rig.Flush()
-	rig.wait(t, 500)
-	if got, most := len(rig.fake.requests), 1+2*3*9; got > most {
-		t.Errorf("%d requests, at most %d", got, most)
-	}
-	if len(rig.fake.applied) != 497 || len(rig.store.letters) != 3 {
-		t.Fatalf("%d applied, %d dead letters", len(rig.fake.applied), len(rig.store.letters))
-	}
-	for _, l := range rig.store.letters {
-		if !bad[l.Position.Index] || l.Class != connector.ClassRejected || l.Answer.Msg != "bad" || l.Attempts < 9 {
-			t.Errorf("dead letter %+v", l)
 		}
 	}
 }
@@ -514,25 +405,5 @@ func TestStopFinishesWhatIsInFlight(t *testing.T) {
 	<-stopped
 	if len(rig.settled) != 1 || len(rig.fake.requests) != 1 {
 		t.Fatalf("%d settled, %d requests", len(rig.settled), len(rig.fake.requests))
-	}
-}
-
-// TestMixedLoadFillsBatches: 10,000 customers with alternating add and delete; requests carry on average over 80 % of a batch.
-func TestMixedLoadFillsBatches(t *testing.T) {
-	rig := start(t, Config{}, delivered)
-	const n = 100_000
-	go func() {
-		for i := range n {
-			if room := rig.Room(); room != nil {
-				<-room
-			}
-			rig.Submit([]*connector.Record{group(i, []string{"add", "delete"}[i/10_000%2], uint64(i%10_000))})
-		}
-		rig.Flush()
-	}()
-	rig.wait(t, n)
-	rig.fake.checkOrder(t)
-	if got := float64(n) / float64(len(rig.fake.requests)); got < 400 {
-		t.Errorf("%.0f records a request", got)
 	}
 }

@@ -88,6 +88,13 @@ func (d *Delivery) endPause() {
 	}
 }
 
+// rouse lets a sender of each endpoint look: any of them may have to wait for the next trial.
+func (d *Delivery) rouse() {
+	for _, e := range d.queue.ends {
+		e.rouse()
+	}
+}
+
 // Resume ends a pause. Of the dead letters that are open, MaxDeadLetters more may come until the next one.
 func (d *Delivery) Resume() {
 	d.mu.Lock()
@@ -113,6 +120,7 @@ func (d *Delivery) checkLetters() {
 	if !d.pause.letters {
 		d.pause.letters = true
 		d.pause.tryAt = time.Now().Add(d.cfg.BackoffMax)
+		d.rouse()
 	}
 	d.ports.Alarms.Raise(lettersAlarm, fmt.Sprintf("delivery is paused: %d dead letters are open, delivery.maxDeadLetters is %d; one record is tried every %s",
 		d.pause.open, d.cfg.MaxDeadLetters, d.cfg.BackoffMax),
@@ -127,6 +135,7 @@ func (d *Delivery) checkRejected() {
 	}
 	d.pause.rejected = true
 	d.pause.tryAt = time.Now().Add(d.cfg.BackoffMax)
+	d.rouse()
 	d.ports.Alarms.Raise(rejectedAlarm, fmt.Sprintf("delivery is paused: of the last %d records the platform rejected %d; one record is tried every %s",
 		len(d.pause.last), d.pause.count, d.cfg.BackoffMax),
 		"look at them with `tuzhan-cdc deadletters list --class rejected` and mend the cause; delivery goes on when a record that is tried is delivered, "+
@@ -155,10 +164,14 @@ func (d *Delivery) lookPaused(e *endpoint, now time.Time) (j *job, wait time.Dur
 	}
 	if e.down {
 		j, wait = d.lookDown(e, now)
-	} else if l := e.choose(1, d.queue.serial, patience, nil); l != nil {
-		j = &job{end: e, items: d.take(l, 1, false)}
-	} else if len(e.parts)+len(e.alone) > 0 && len(e.aside) == 0 {
-		j, wait = d.lookSuspect(e, now)
+	} else if l := e.chooseProbe(); l != nil {
+		j = &job{end: e, items: d.take(l, 1, true)}
+	} else if len(e.parts)+len(e.alone) > 0 {
+		j, wait = d.lookSuspect(e, now, false)
+	} else if len(e.aside) > 0 {
+		e.busy++
+		j = &job{end: e, items: e.aside[0].items, kind: alone, suspect: e.aside[0]}
+		e.aside = e.aside[1:]
 	}
 	if j != nil && len(j.items) > 0 {
 		j.trial, d.pause.trying = true, true

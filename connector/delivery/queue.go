@@ -231,7 +231,7 @@ func (q *queue) take(l *lane, batch uint64, most, maxBytes int, probe bool) []*i
 			it.taken = true
 			items = append(items, it)
 			bytes += len(it.rec.Payload) + 1
-			if !l.alone && most > 1 {
+			if !l.alone && most > 1 && !tried {
 				followers = it.follow(l, batch, followers)
 			}
 		}

@@ -27,6 +27,7 @@ const (
 	part                 // half of a suspect that is at fault
 	alone                // a record that fails alone
 	setAside             // the same, to be set aside without another request
+	ask                  // none: the endpoint is asked whether it is there
 )
 
 // next waits for work on e. It returns false when ctx ended.
@@ -66,7 +67,7 @@ func (d *Delivery) look(e *endpoint) (j *job, wait time.Duration) {
 		return d.lookDown(e, now)
 	}
 	if e.waits() {
-		if j, wait = d.lookSuspect(e, now); j != nil {
+		if j, wait = d.lookSuspect(e, now, true); j != nil {
 			e.rouse() // for the next sender
 			return j, 0
 		}
@@ -99,6 +100,10 @@ func (d *Delivery) lookDown(e *endpoint, now time.Time) (j *job, wait time.Durat
 	l := e.chooseProbe()
 	if wait = e.retryAt.Sub(now); wait > 0 && !e.atOnce(l) {
 		return nil, wait
+	}
+	if d.room != nil && e.fallen%askEvery == askEvery-1 && l != nil && l.untried() == 0 && l.peek(true).failure != nil {
+		e.probing = true
+		return &job{end: e, kind: ask, probe: true}, 0
 	}
 	if e.takesPoints() && e.verdict == connector.Outage {
 		if !e.answered && e.refused < probesBeforePoint {
@@ -144,6 +149,8 @@ func (d *Delivery) do(ctx, tail context.Context, j job) {
 	switch {
 	case j.kind == setAside:
 		d.giveUp(tail, j)
+	case j.kind == ask:
+		d.askEndpoint(tail, j.end)
 	case len(j.items) == 0:
 		d.probePoints(tail, j.end)
 	default:
@@ -158,7 +165,7 @@ func (d *Delivery) do(ctx, tail context.Context, j job) {
 	}
 	if j.trial {
 		d.pause.tried(time.Now().Add(d.cfg.BackoffMax))
-		e.rouse()
+		d.rouse()
 	}
 	if j.kind == part || j.kind == alone {
 		e.busy--
@@ -265,9 +272,12 @@ func (d *Delivery) refused(tail context.Context, j job, a connector.Answer, stra
 		}
 		e.refused, e.answered, e.realAt = 0, false, time.Now().Add(e.realWait)
 	}
-	// What is kept apart takes its endpoint down no more: it is expected to fail.
-	if !blames || j.probe || !apart {
+	// What is kept apart takes its endpoint down no more: it is expected to fail. Nor does it keep it down where nothing else is there.
+	switch {
+	case !blames || !apart || j.probe && (j.kind != alone || e.waitsForMore()):
 		d.failed(e, a, j.probe)
+	case j.probe:
+		d.mend(e)
 	}
 	if !aside {
 		if blames {
@@ -301,11 +311,17 @@ func (d *Delivery) taken(j job, number uint64, whole bool) {
 	if whole && len(j.items) >= e.limit && e.limit < e.most {
 		e.limit = min(e.most, e.limit+max(1, e.limit/8))
 	}
+	d.mend(e)
+	if len(e.parts) > 0 {
+		e.rouse()
+	}
+}
+
+// mend notes that an endpoint is up.
+func (d *Delivery) mend(e *endpoint) {
 	if e.mend(time.Now()) {
 		d.ports.Alarms.Clear("delivery/" + e.name.String())
 		e.rouseAll()
-	} else if len(e.parts) > 0 {
-		e.rouse()
 	}
 }
 

@@ -26,6 +26,9 @@ import (
 // Where no other record is there, a probe takes a single one out of the suspect: so a batch can clear itself of the blame. A record that is
 // the only one that its endpoint is given is in doubt for ever, as it would be in an outage: nothing tells the two apart.
 //
+// The one exception: there is no room, so that nothing else can come, and all that could be sent has failed: then the endpoint is asked with a
+// request that can't be applied, and where it answers, what fails is at fault. That is weaker: none of these is set aside early.
+//
 // A record that fails alone is set aside after giveUpAfter, without the time that its endpoint was down: it has failed alone while its endpoint
 // took others, and whenever others were sent since, they were taken.
 
@@ -66,6 +69,8 @@ type suspects struct {
 	busy int
 	// taken is the number of the last request that was taken.
 	taken uint64
+	// asked is the number that an answer to a request that can't be applied has in this order.
+	asked uint64
 	// notBefore keeps them from taking all the time of an endpoint that has one sender.
 	notBefore time.Time
 	// accused is the mapping whose point became uncertain when the endpoint went down.
@@ -85,6 +90,7 @@ type suspect struct {
 	retryAt time.Time
 	backoff *backoff.ExponentialBackOff
 	index   int
+	weak    bool // nothing but a request that can't be applied was taken since it failed before
 }
 
 // aloneHeap implements heap.Interface.
@@ -106,9 +112,12 @@ func (h *aloneHeap) Pop() any {
 // waits reports whether something of the endpoint's has failed and is kept apart.
 func (s *suspects) waits() bool { return len(s.doubt)+len(s.parts)+len(s.alone)+len(s.aside) > 0 }
 
+// waitsForMore reports whether there is more to be sent than the records that fail alone.
+func (e *endpoint) waitsForMore() bool { return len(e.doubt)+len(e.parts) > 0 || e.hasReady() }
+
 // lookSuspect gives what is to be done with a suspect of an endpoint that is up; wait says when there may be something.
-func (d *Delivery) lookSuspect(e *endpoint, now time.Time) (j *job, wait time.Duration) {
-	if n := len(e.aside); n > 0 {
+func (d *Delivery) lookSuspect(e *endpoint, now time.Time, setsAside bool) (j *job, wait time.Duration) {
+	if len(e.aside) > 0 && setsAside {
 		s := e.aside[0]
 		e.aside = e.aside[1:]
 		return &job{end: e, items: s.items, kind: setAside, suspect: s}, 0
@@ -211,6 +220,24 @@ func (e *endpoint) failedBefore(items []*item) bool {
 	return !slices.ContainsFunc(items, func(it *item) bool { return it.failure == nil || it.failure.number >= e.taken })
 }
 
+// askEvery is how many probes fail before an endpoint is asked whether it is there, where there is nothing new to be tried and no room for more.
+const askEvery = 10
+
+// askEndpoint asks an endpoint whether it is there, with a request that can't be applied.
+func (d *Delivery) askEndpoint(tail context.Context, e *endpoint) {
+	a := d.ports.Platform.Probe(tail, e.name)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch a.Verdict {
+	case connector.Delivered, connector.Partly, connector.Rejected, connector.TooBig:
+		d.requests++
+		e.asked, e.taken = d.requests, d.requests
+		d.mend(e)
+		return
+	}
+	d.failed(e, a, true)
+}
+
 // unblamed puts back what a request carried, after an answer that is surely no record's fault.
 func (d *Delivery) unblamed(j job) {
 	if j.kind == alone {
@@ -261,10 +288,13 @@ func (d *Delivery) failedAlone(e *endpoint, j job, now time.Time) {
 		if whole != nil {
 			s.since, s.wasDown = whole.since, whole.wasDown
 		}
-		d.failing++
-		d.failingBytes += len(it.rec.Payload)
-		it.failure.alone = true
+		if !it.failure.alone {
+			it.failure.alone = true
+			d.failing++
+			d.failingBytes += len(it.rec.Payload)
+		}
 	}
+	s.weak = e.taken == e.asked
 	s.age = now.Sub(s.since) - (e.downFor(now) - s.wasDown)
 	d.ports.Alarms.Raise(failingAlarm, fmt.Sprintf("%d records fail alone while their endpoints take others, the last one of mapping %s, position %s, since %s: %s; "+
 		"their customers wait, all others flow", d.failing, it.rec.Mapping, it.rec.Position, it.failure.since.UTC().Format(time.RFC3339), said(it.failure.answer)),
@@ -306,6 +336,9 @@ func (d *Delivery) relieve() {
 	records, bytes := 0, 0
 	for _, e := range d.queue.ends {
 		for _, s := range e.alone {
+			if s.weak {
+				continue
+			}
 			w := weighed{s: s, end: e, records: 1, bytes: len(s.items[0].rec.Payload)}
 			if full {
 				w.records, w.bytes = s.items[0].weight()

@@ -308,6 +308,39 @@ func TestSetAsideForTheOthers(t *testing.T) {
 	})
 }
 
+// TestOnlyCustomer: there is no room for others behind a record that fails from the start, because all that is pending is its customer's. It is set
+// aside where the endpoint answers what can't be applied, and nothing is where it does not.
+func TestOnlyCustomer(t *testing.T) {
+	for _, answers := range []bool{true, false} {
+		bubble(t, Config{MaxPending: 100}, func(n int, req *connector.Request) connector.Answer {
+			if carries(req, 0) {
+				return unavailable
+			}
+			return delivered(n, req)
+		}, func(t *testing.T, rig *rig) {
+			if !answers {
+				rig.fake.probe = func() connector.Answer { return unavailable }
+			}
+			for i := range 100 {
+				rig.Submit([]*connector.Record{event(i, 7)})
+			}
+			room := rig.Room()
+			pass(time.Hour)
+			if !answers {
+				if len(rig.store.letters) > 0 || len(rig.fake.applied) > 0 {
+					t.Errorf("%d dead letters, %d applied", len(rig.store.letters), len(rig.fake.applied))
+				}
+				return
+			}
+			<-room
+			rig.wait(t, 100)
+			if len(rig.store.letters) != 1 || len(rig.fake.applied) != 99 {
+				t.Errorf("%d dead letters, %d applied", len(rig.store.letters), len(rig.fake.applied))
+			}
+		})
+	}
+}
+
 // TestHoldsFailingMapping: 100 records of a mapping are set aside in a row because they fail alone: it is held. Another mapping, and one that has a
 // delivery between, are not.
 func TestHoldsFailingMapping(t *testing.T) {

@@ -108,12 +108,13 @@ func TestModel(t *testing.T) {
 				}
 				over := make(chan struct{})
 				defer close(over)
-				go func() { // an operator who ends every pause one day: all that could be tried may be what never comes through
+				go func() { // an operator who mends it one day: all that could be sent may be what never comes through
 					for {
 						select {
 						case <-over:
 							return
 						case <-time.After(10 * time.Hour):
+							cured.Store(true)
 							rig.Resume()
 						}
 					}

@@ -101,7 +101,7 @@ func (d *Delivery) lookDown(e *endpoint, now time.Time) (j *job, wait time.Durat
 	if wait = e.retryAt.Sub(now); wait > 0 && !e.atOnce(l) {
 		return nil, wait
 	}
-	if d.room != nil && e.fallen%askEvery == askEvery-1 && l != nil && l.untried() == 0 && l.peek(true).failure != nil {
+	if d.room != nil && e.fallen%askEvery == askEvery-1 && e.allTried() {
 		e.probing = true
 		return &job{end: e, kind: ask, probe: true}, 0
 	}

@@ -26,8 +26,8 @@ import (
 // Where no other record is there, a probe takes a single one out of the suspect: so a batch can clear itself of the blame. A record that is
 // the only one that its endpoint is given is in doubt for ever, as it would be in an outage: nothing tells the two apart.
 //
-// The one exception: there is no room, so that nothing else can come, and all that could be sent has failed: then the endpoint is asked with a
-// request that can't be applied, and where it answers, what fails is at fault. That is weaker: none of these is set aside early.
+// The one exception: there is no room, so that nothing else can come, and all that could be sent are a few records that failed: then the endpoint is
+// asked with a request that can't be applied, and where it answers, they are at fault. That is weaker: none of these is set aside early.
 //
 // A record that fails alone is set aside after giveUpAfter, without the time that its endpoint was down: it has failed alone while its endpoint
 // took others, and whenever others were sent since, they were taken.
@@ -221,7 +221,20 @@ func (e *endpoint) failedBefore(items []*item) bool {
 }
 
 // askEvery is how many probes fail before an endpoint is asked whether it is there, where there is nothing new to be tried and no room for more.
-const askEvery = 10
+// Where more than askMost records fail it is an outage, whatever it answers.
+const askEvery, askMost = 10, 10
+
+// allTried reports whether all that could be sent are a few records that were tried and failed.
+func (e *endpoint) allTried() bool {
+	tried := 0
+	for _, l := range e.lanes {
+		if l.untried() > 0 || l.tried.len() > 0 && l.peek(true).failure == nil {
+			return false
+		}
+		tried += l.tried.len()
+	}
+	return tried > 0 && tried <= askMost
+}
 
 // askEndpoint asks an endpoint whether it is there, with a request that can't be applied.
 func (d *Delivery) askEndpoint(tail context.Context, e *endpoint) {

@@ -383,13 +383,18 @@ func TestTwoHoursOfOutage(t *testing.T) {
 				var from, to time.Time
 				away := func() bool { return time.Now().After(from) && time.Now().Before(to) }
 				risked := 0
+				var lastRisk time.Time
 				bubble(t, Config{MaxPending: 2000}, func(n int, req *connector.Request) connector.Answer {
 					pass(10 * time.Millisecond)
 					if !away() {
 						return delivered(n, req)
 					}
 					if req.Endpoint == connector.PointEndpoint {
-						risked++
+						// The first eight were in flight, and one is the first probe.
+						if risked++; risked > 9 && answer.Verdict == connector.Outage && !probes && time.Since(lastRisk) < 30*time.Second {
+							t.Errorf("point %d was risked %s after another", risked, time.Since(lastRisk))
+						}
+						lastRisk = time.Now()
 					}
 					return answer
 				}, func(t *testing.T, rig *rig) {

@@ -101,7 +101,7 @@ func (d *Delivery) lookDown(e *endpoint, now time.Time) (j *job, wait time.Durat
 	if wait = e.retryAt.Sub(now); wait > 0 && !e.atOnce(l) {
 		return nil, wait
 	}
-	if d.room != nil && e.fallen%askEvery == askEvery-1 && e.allTried() {
+	if e.fallen%askEvery == askEvery-1 && e.allTried() {
 		e.probing = true
 		return &job{end: e, kind: ask, probe: true}, 0
 	}
@@ -184,11 +184,11 @@ func (d *Delivery) probePoints(tail context.Context, e *endpoint) {
 	a := d.ports.Platform.Probe(tail, e.name)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch a.Verdict {
-	case connector.Delivered, connector.Partly, connector.Rejected, connector.TooBig:
+	if isTaken(a) {
 		e.answered, e.refused, e.retryAt = true, 0, time.Now()
 		return
-	case connector.Outage:
+	}
+	if a.Verdict == connector.Outage {
 		e.refused++
 		e.doubtful = false
 		d.acquit(e)

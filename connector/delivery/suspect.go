@@ -23,11 +23,10 @@ import (
 //	fails alone      it is at fault, and nothing is left to be halved: the record is tried again with a backoff of its own, and takes its
 //	                 endpoint down no more
 //
-// Where no other record is there, a probe takes a single one out of the suspect: so a batch can clear itself of the blame. A record that is
-// the only one that its endpoint is given is in doubt for ever, as it would be in an outage: nothing tells the two apart.
-//
-// The one exception: there is no room, so that nothing else can come, and all that could be sent are a few records that failed: then the endpoint is
-// asked with a request that can't be applied, and where it answers, they are at fault. That is weaker: none of these is set aside early.
+// Where no other record is there, a probe takes a single one out of the suspect: so a batch can clear itself of the blame. Where a few records
+// are all that could be sent, and keep failing, the endpoint is asked with a request that can't be applied: where it answers, they are at fault, and
+// where it does not they wait for ever, as in an outage. Else one such record would hold the checkpoint, and with it the CRM's WAL, until another
+// one came along. What is known so is weaker: none of these is set aside early, nor at last before the endpoint has answered again.
 //
 // A record that fails alone is set aside after giveUpAfter, without the time that its endpoint was down: it has failed alone while its endpoint
 // took others, and whenever others were sent since, they were taken.
@@ -220,7 +219,7 @@ func (e *endpoint) failedBefore(items []*item) bool {
 	return !slices.ContainsFunc(items, func(it *item) bool { return it.failure == nil || it.failure.number >= e.taken })
 }
 
-// askEvery is how many probes fail before an endpoint is asked whether it is there, where there is nothing new to be tried and no room for more.
+// askEvery is how many probes fail before an endpoint is asked whether it is there, where there is nothing new to be tried.
 // Where more than askMost records fail it is an outage, whatever it answers.
 const askEvery, askMost = 10, 10
 
@@ -241,14 +240,22 @@ func (d *Delivery) askEndpoint(tail context.Context, e *endpoint) {
 	a := d.ports.Platform.Probe(tail, e.name)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch a.Verdict {
-	case connector.Delivered, connector.Partly, connector.Rejected, connector.TooBig:
-		d.requests++
-		e.asked, e.taken = d.requests, d.requests
-		d.mend(e)
+	if !isTaken(a) {
+		d.failed(e, a, true)
 		return
 	}
-	d.failed(e, a, true)
+	d.requests++
+	e.asked, e.taken = d.requests, d.requests
+	d.mend(e)
+}
+
+// isTaken reports whether an answer shows the platform at work.
+func isTaken(a connector.Answer) bool {
+	switch a.Verdict {
+	case connector.Delivered, connector.Partly, connector.Rejected, connector.TooBig:
+		return true
+	}
+	return false
 }
 
 // unblamed puts back what a request carried, after an answer that is surely no record's fault.
@@ -388,6 +395,15 @@ func (it *item) weight() (records, bytes int) {
 // giveUp sets a record aside that fails alone.
 func (d *Delivery) giveUp(tail context.Context, j job) {
 	it, f := j.items[0], j.items[0].failure
+	if s, e := j.suspect, j.end; s.weak && !isTaken(d.ports.Platform.Probe(tail, e.name)) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		s.since, s.wasDown, s.age = time.Now(), e.downFor(time.Now()), 0
+		s.retryAt = s.since.Add(s.backoff.NextBackOff())
+		heap.Push(&e.alone, s)
+		e.rouse()
+		return
+	}
 	class, why := connector.ClassFailing, "it failed as in an outage"
 	switch {
 	case it.rec.Kind == connector.Point && f.uncertain:

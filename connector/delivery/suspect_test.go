@@ -151,8 +151,8 @@ func TestFailsAloneInABatch(t *testing.T) {
 	})
 }
 
-// TestOnlyRecord: a record that is the only one of its endpoint can't be told from an outage, and is tried for ever; the next one of another
-// customer goes out at once, and from then on the first one is known to fail alone.
+// TestOnlyRecord: a record that is the only one of its endpoint can't be told from an outage while the endpoint does not answer anything, and is tried
+// for ever; the next one of another customer goes out at once, and from then on the first one is known to fail alone.
 func TestOnlyRecord(t *testing.T) {
 	bubble(t, Config{}, func(n int, req *connector.Request) connector.Answer {
 		if carries(req, 0) {
@@ -160,6 +160,7 @@ func TestOnlyRecord(t *testing.T) {
 		}
 		return delivered(n, req)
 	}, func(t *testing.T, rig *rig) {
+		rig.fake.probe = func() connector.Answer { return unavailable }
 		rig.Submit([]*connector.Record{event(0, 0)})
 		rig.Flush()
 		pass(2 * time.Hour)
@@ -188,6 +189,39 @@ func TestOnlyRecord(t *testing.T) {
 			t.Errorf("dead letters %+v", rig.store.letters)
 		}
 	})
+}
+
+// TestOnlyRecordOfAnEndpointThatAnswers: it is set aside, but not while the endpoint has stopped to answer.
+func TestOnlyRecordOfAnEndpointThatAnswers(t *testing.T) {
+	for _, resend := range []bool{false, true} {
+		bubble(t, Config{}, func(n int, req *connector.Request) connector.Answer { return unavailable }, func(t *testing.T, rig *rig) {
+			rec := event(0, 0)
+			if resend {
+				rec = point(0, 0)
+				rec.Resend = true
+			}
+			began := time.Now()
+			rig.fake.probe = func() connector.Answer {
+				if time.Since(began) > 10*time.Minute && time.Since(began) < 30*time.Minute {
+					return unavailable
+				}
+				return connector.Answer{Verdict: connector.Delivered}
+			}
+			rig.Submit([]*connector.Record{rec})
+			rig.Flush()
+			rig.wait(t, 1)
+			if took := time.Since(began); took < 30*time.Minute || took > time.Hour {
+				t.Errorf("resend %v: set aside after %s", resend, took)
+			}
+			want := connector.ClassFailing
+			if resend {
+				want = connector.ClassUncertain
+			}
+			if l := rig.store.letters[0]; l.Class != want {
+				t.Errorf("dead letter %+v", l)
+			}
+		})
+	}
 }
 
 // TestPoisonInOutage: an outage ends, and the record with which it began is at fault by itself: it does not keep its endpoint closed.
@@ -308,8 +342,8 @@ func TestSetAsideForTheOthers(t *testing.T) {
 	})
 }
 
-// TestOnlyCustomer: there is no room for others behind a record that fails from the start, because all that is pending is its customer's. It is set
-// aside where the endpoint answers what can't be applied, and nothing is where it does not.
+// TestOnlyCustomer: all that is pending is one customer's, behind a record that fails from the start, and there is no room for others. It is set aside
+// where the endpoint answers what can't be applied, and nothing is where it does not.
 func TestOnlyCustomer(t *testing.T) {
 	for _, answers := range []bool{true, false} {
 		bubble(t, Config{MaxPending: 100}, func(n int, req *connector.Request) connector.Answer {

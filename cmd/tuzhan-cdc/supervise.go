@@ -110,6 +110,7 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 	if err != nil {
 		return nil, err
 	}
+	p.resumed = slices.ContainsFunc(requests, func(r state.Request) bool { return r.What == state.RequestResume && r.Mapping == "" })
 	gone := goneFrom(cfg.Mappings)
 	cp.Tracks = slices.DeleteFunc(slices.Clone(cp.Tracks), func(t connector.Track) bool { return gone(t.Mapping) })
 	orphans := connector.Orphans(saved.Known, func(k connector.RecordKey) bool { return gone(k.Mapping) }, "its mapping is gone from the file")
@@ -123,7 +124,6 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 		}, reason)...)
 	}
 	changed := s.carryOut(&cp, requests)
-	p.resumed = slices.ContainsFunc(requests, func(r state.Request) bool { return r.What == state.RequestResume && r.Mapping == "" })
 	if p.Rebased || changed || len(orphans) > 0 || len(cp.Tracks) != len(p.Checkpoint.Tracks) {
 		if err := store.Rebase(ctx, &cp, orphans, p.Gap, p.Cut); err != nil {
 			return nil, err

@@ -86,7 +86,7 @@ func (d *Delivery) look(e *endpoint) (j *job, wait time.Duration) {
 		return nil, wait
 	}
 	j = &job{end: e, items: d.take(l, most, false)}
-	if e.hasReady() {
+	if e.hasReady() || e.waits() {
 		e.rouse()
 	}
 	return j, 0
@@ -210,11 +210,11 @@ func (d *Delivery) deliver(ctx, tail context.Context, j job) bool {
 	}
 	stranger := j.kind == fresh && items[0].failure == nil
 	req := &connector.Request{Endpoint: e.name, Envelope: items[0].lane.key.envelope, Records: make([]*connector.Record, len(items))}
+	d.mu.Lock()
 	for i, it := range items {
 		req.Records[i] = it.rec
 		it.attempts++
 	}
-	d.mu.Lock()
 	d.requests++
 	number := d.requests
 	e.flying++

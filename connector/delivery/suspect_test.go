@@ -245,6 +245,50 @@ func TestPoisonInOutage(t *testing.T) {
 	})
 }
 
+// TestOutageDoesNotCount: the time of an outage is no part of giveUpAfter.
+func TestOutageDoesNotCount(t *testing.T) {
+	var from, to time.Time
+	bubble(t, Config{}, func(n int, req *connector.Request) connector.Answer {
+		if carries(req, 0) || time.Now().After(from) && time.Now().Before(to) {
+			return unavailable
+		}
+		return delivered(n, req)
+	}, func(t *testing.T, rig *rig) {
+		began := time.Now()
+		from, to = began.Add(5*time.Minute), began.Add(65*time.Minute)
+		for i := 0; rig.store.count() == 0; i++ {
+			rig.Submit([]*connector.Record{event(i, uint64(i))})
+			rig.Flush()
+			pass(time.Second)
+		}
+		if took := time.Since(began); took < 75*time.Minute || took > 78*time.Minute {
+			t.Errorf("it was set aside after %s", took)
+		}
+	})
+}
+
+// TestStragglers: a request that began before an outage and is taken after another one has failed says nothing of that one's records.
+func TestStragglers(t *testing.T) {
+	bubble(t, Config{Concurrency: 2}, func(n int, req *connector.Request) connector.Answer {
+		if n == 1 {
+			pass(time.Second)
+			return delivered(n, req)
+		}
+		pass(100 * time.Millisecond)
+		return unavailable
+	}, func(t *testing.T, rig *rig) {
+		rig.fake.probe = func() connector.Answer { return unavailable }
+		for i := range 1000 {
+			rig.Submit([]*connector.Record{event(i, uint64(i))})
+		}
+		rig.Flush()
+		pass(time.Hour)
+		if s := rig.Stats(); s.Failing > 0 || len(s.Down) != 1 || rig.fake.n > 400 {
+			t.Errorf("after an hour of outage: %+v, %d requests", s, rig.fake.n)
+		}
+	})
+}
+
 // TestSlowPlatform: a platform that is too slow for large batches gets smaller ones, and no record is blamed.
 func TestSlowPlatform(t *testing.T) {
 	for _, concurrency := range []int{1, 4} {

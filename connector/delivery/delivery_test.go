@@ -143,10 +143,30 @@ func (f *fake) Probe(context.Context, connector.Endpoint) connector.Answer {
 	return f.probe()
 }
 
-func (m *memory) open(context.Context) (int, error) {
+func (m *memory) open(context.Context) (int, error) { return m.count(), nil }
+
+// list gives the dead letters, count their number.
+func (m *memory) list() []*connector.DeadLetter {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.letters), nil
+	return slices.Clone(m.letters)
+}
+
+func (m *memory) count() int { return len(m.list()) }
+
+// all gives the requests, sent their number, and done the number of records that were applied.
+func (f *fake) all() []*connector.Request {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.requests)
+}
+
+func (f *fake) sent() int { return len(f.all()) }
+
+func (f *fake) done() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.applied)
 }
 
 type rig struct {
@@ -334,11 +354,11 @@ func TestUncertainPoint(t *testing.T) {
 		if resend {
 			wantLetters, wantApplied = 0, 1
 		}
-		if len(rig.store.letters) != wantLetters || len(rig.fake.applied) != wantApplied {
-			t.Fatalf("resend %v: %d dead letters, %d applied", resend, len(rig.store.letters), len(rig.fake.applied))
+		if rig.store.count() != wantLetters || rig.fake.done() != wantApplied {
+			t.Fatalf("resend %v: %d dead letters, %d applied", resend, rig.store.count(), rig.fake.done())
 		}
-		if !resend && (rig.store.letters[0].Class != connector.ClassUncertain || !rig.store.intents[rec.Key()]) {
-			t.Fatalf("dead letter %+v", rig.store.letters[0])
+		if !resend && (rig.store.list()[0].Class != connector.ClassUncertain || !rig.store.intents[rec.Key()]) {
+			t.Fatalf("dead letter %+v", rig.store.list()[0])
 		}
 	}
 }
@@ -378,8 +398,8 @@ func TestStoreFails(t *testing.T) {
 	rig.Submit([]*connector.Record{point(0, 1), event(1, 2)})
 	rig.Flush()
 	rig.wait(t, 2)
-	if len(rig.store.letters) != 1 || len(rig.fake.applied) != 1 {
-		t.Fatalf("%d dead letters, %d applied", len(rig.store.letters), len(rig.fake.applied))
+	if rig.store.count() != 1 || rig.fake.done() != 1 {
+		t.Fatalf("%d dead letters, %d applied", rig.store.count(), rig.fake.done())
 	}
 }
 
@@ -403,7 +423,7 @@ func TestStopFinishesWhatIsInFlight(t *testing.T) {
 	}
 	close(release)
 	<-stopped
-	if len(rig.settled) != 1 || len(rig.fake.requests) != 1 {
-		t.Fatalf("%d settled, %d requests", len(rig.settled), len(rig.fake.requests))
+	if len(rig.settled) != 1 || rig.fake.sent() != 1 {
+		t.Fatalf("%d settled, %d requests", len(rig.settled), rig.fake.sent())
 	}
 }

@@ -220,19 +220,19 @@ func TestSplitCost(t *testing.T) {
 					}
 					rig.Flush()
 					rig.wait(t, n)
-					if got, most := len(rig.fake.requests), 1+2*k*bits.Len(uint(n-1)); got > most {
+					if got, most := rig.fake.sent(), 1+2*k*bits.Len(uint(n-1)); got > most {
 						t.Errorf("%d bad among %d: %d requests, at most %d", k, n, got, most)
 					}
-					for _, l := range rig.store.letters {
+					for _, l := range rig.store.list() {
 						if !bad[l.Position.Index] || l.Class != connector.ClassRejected {
 							t.Errorf("dead letter %+v", l)
 						}
 					}
-					if len(rig.store.letters) != k || len(rig.fake.applied) != n-k {
-						t.Errorf("%d bad among %d: %d dead letters, %d applied", k, n, len(rig.store.letters), len(rig.fake.applied))
+					if rig.store.count() != k || rig.fake.done() != n-k {
+						t.Errorf("%d bad among %d: %d dead letters, %d applied", k, n, rig.store.count(), rig.fake.done())
 					}
 					alone := map[uint32]bool{}
-					for _, req := range rig.fake.requests {
+					for _, req := range rig.fake.all() {
 						if len(req.Records) == 1 {
 							alone[req.Records[0].Position.Index] = true
 						}
@@ -265,10 +265,10 @@ func TestPartly(t *testing.T) {
 		}
 		rig.Flush()
 		rig.wait(t, 200)
-		if len(rig.store.letters) != 29 || len(rig.fake.applied) != 171 || len(rig.fake.requests) != 1 {
-			t.Errorf("%d dead letters, %d applied, %d requests", len(rig.store.letters), len(rig.fake.applied), len(rig.fake.requests))
+		if rig.store.count() != 29 || rig.fake.done() != 171 || rig.fake.sent() != 1 {
+			t.Errorf("%d dead letters, %d applied, %d requests", rig.store.count(), rig.fake.done(), rig.fake.sent())
 		}
-		for _, l := range rig.store.letters {
+		for _, l := range rig.store.list() {
 			if l.Position.Index%7 != 0 {
 				t.Errorf("dead letter %+v", l)
 			}
@@ -309,7 +309,7 @@ func TestFullBatches(t *testing.T) {
 				}()
 				rig.wait(t, n)
 				rig.fake.checkOrder(t)
-				got := float64(n) / float64(len(rig.fake.requests))
+				got := float64(n) / float64(rig.fake.sent())
 				t.Logf("%.0f records a request", got)
 				if got < 400 {
 					t.Error("less than 80 % of 500")

@@ -3,6 +3,7 @@ package delivery
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,12 +17,6 @@ func (r *rig) alarmed(key string) bool {
 	return slices.ContainsFunc(r.ports.Alarms.List(), func(a connector.Alarm) bool { return a.Key == key })
 }
 
-// count gives the number of dead letters.
-func (m *memory) count() int {
-	n, _ := m.open(nil)
-	return n
-}
-
 // TestPauseWhenRejected: more than half of 1,000 records in a row are rejected: delivery pauses, sets no more aside, and tries one record every
 // BackoffMax until one is delivered.
 func TestPauseWhenRejected(t *testing.T) {
@@ -33,10 +28,10 @@ func TestPauseWhenRejected(t *testing.T) {
 		{true, func(i uint32) bool { return i%3 == 0 }}, // less than half
 		{false, func(i uint32) bool { return i >= 400 }},
 	} {
-		mended := false
+		var mended atomic.Bool
 		paused := c.on && !c.bad(0)
 		bubble(t, Config{PauseWhenRejected: c.on, MaxBatch: 50, MaxDeadLetters: 100_000}, func(n int, req *connector.Request) connector.Answer {
-			if !mended && slices.ContainsFunc(req.Records, func(r *connector.Record) bool { return c.bad(r.Position.Index) }) {
+			if !mended.Load() && slices.ContainsFunc(req.Records, func(r *connector.Record) bool { return c.bad(r.Position.Index) }) {
 				return wrong
 			}
 			return delivered(n, req)
@@ -56,13 +51,13 @@ func TestPauseWhenRejected(t *testing.T) {
 			if letters < 501 || letters > 505 || !rig.alarmed(rejectedAlarm) || !rig.Stats().Paused {
 				t.Fatalf("%d dead letters, %+v", letters, rig.Stats())
 			}
-			requests := rig.fake.n
+			requests := rig.fake.sent()
 			pass(10 * time.Minute)
-			if rig.store.count() != letters || rig.fake.n < requests+1 || rig.fake.n > requests+20 {
-				t.Errorf("in ten minutes of pause %d dead letters came, and %d requests were made", rig.store.count()-letters, rig.fake.n-requests)
+			if rig.store.count() != letters || rig.fake.sent() < requests+1 || rig.fake.sent() > requests+20 {
+				t.Errorf("in ten minutes of pause %d dead letters came, and %d requests were made", rig.store.count()-letters, rig.fake.sent()-requests)
 			}
 			tried := map[uint32]int{}
-			for _, req := range rig.fake.requests[requests:] {
+			for _, req := range rig.fake.all()[requests:] {
 				if len(req.Records) != 1 {
 					t.Errorf("%d records were tried at once", len(req.Records))
 				}
@@ -73,7 +68,7 @@ func TestPauseWhenRejected(t *testing.T) {
 					t.Errorf("record %d was tried %d times while others waited", i, times)
 				}
 			}
-			mended = true
+			mended.Store(true)
 			rig.wait(t, n)
 			if rig.alarmed(rejectedAlarm) || rig.Stats().Paused {
 				t.Error("still paused")
@@ -87,9 +82,9 @@ func TestPauseWhenRejected(t *testing.T) {
 func TestPauseForDeadLetters(t *testing.T) {
 	for _, end := range []string{"fewer", "trial", "resume"} {
 		t.Run(end, func(t *testing.T) {
-			mended := false
+			var mended atomic.Bool
 			bubble(t, Config{MaxBatch: 10, MaxDeadLetters: 20}, func(n int, req *connector.Request) connector.Answer {
-				if !mended && req.Endpoint == connector.EventEndpoint {
+				if !mended.Load() && req.Endpoint == connector.EventEndpoint {
 					return wrong
 				}
 				return delivered(n, req)
@@ -120,7 +115,7 @@ func TestPauseForDeadLetters(t *testing.T) {
 						t.Errorf("%d dead letters after the pause ended", got)
 					}
 				case "trial":
-					mended = true
+					mended.Store(true)
 					pass(time.Minute)
 					if rig.Stats().Pending != 0 || rig.store.count() != letters {
 						t.Errorf("%+v", rig.Stats())
@@ -182,7 +177,7 @@ func TestResubmit(t *testing.T) {
 		rig.Submit([]*connector.Record{event(0, 7)})
 		rig.Flush()
 		synctest.Wait()
-		if len(rig.fake.requests) != 0 {
+		if rig.fake.sent() != 0 {
 			t.Fatal("sent during a pause")
 		}
 		ends := make(chan *connector.DeadLetter, 3)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -93,10 +94,10 @@ func TestFailsAlone(t *testing.T) {
 					pass(time.Second)
 				}
 				<-done
-				if len(rig.store.letters) != len(bad) {
-					t.Fatalf("%d dead letters, want %d", len(rig.store.letters), len(bad))
+				if rig.store.count() != len(bad) {
+					t.Fatalf("%d dead letters, want %d", rig.store.count(), len(bad))
 				}
-				for _, l := range rig.store.letters {
+				for _, l := range rig.store.list() {
 					if !slices.Contains(bad, l.Position.Index) || l.Class != c.class || l.Attempts < 10 || l.Answer.HTTPStatus != c.answer.HTTPStatus {
 						t.Errorf("dead letter %+v", l)
 					}
@@ -117,7 +118,7 @@ func TestFailsAlone(t *testing.T) {
 				if alarms := rig.ports.Alarms.List(); len(alarms) > 0 {
 					t.Errorf("alarms %v", alarms)
 				}
-				t.Logf("%d requests, the slowest other took %s", len(rig.fake.requests), slowest)
+				t.Logf("%d requests, the slowest other took %s", rig.fake.sent(), slowest)
 			})
 		})
 	}
@@ -138,7 +139,7 @@ func TestFailsAloneInABatch(t *testing.T) {
 		for range 499 {
 			<-rig.settled
 		}
-		if got, most := len(rig.fake.requests), 1+2*1*9+2; got > most {
+		if got, most := rig.fake.sent(), 1+2*1*9+2; got > most {
 			t.Errorf("%d requests until all others were delivered, at most %d", got, most)
 		}
 		pass(time.Minute)
@@ -164,10 +165,10 @@ func TestOnlyRecord(t *testing.T) {
 		rig.Submit([]*connector.Record{event(0, 0)})
 		rig.Flush()
 		pass(2 * time.Hour)
-		if len(rig.store.letters) > 0 || len(rig.Stats().Down) != 1 {
-			t.Fatalf("%d dead letters, down %v", len(rig.store.letters), rig.Stats().Down)
+		if rig.store.count() > 0 || len(rig.Stats().Down) != 1 {
+			t.Fatalf("%d dead letters, down %v", rig.store.count(), rig.Stats().Down)
 		}
-		if n := len(rig.fake.requests); n < 300 || n > 900 {
+		if n := rig.fake.sent(); n < 300 || n > 900 {
 			t.Errorf("%d requests in two hours", n)
 		}
 		rig.Submit([]*connector.Record{event(1, 1)})
@@ -181,12 +182,12 @@ func TestOnlyRecord(t *testing.T) {
 			rig.Submit([]*connector.Record{event(2+i, uint64(2+i))})
 			rig.Flush()
 			synctest.Wait()
-			if got := len(rig.fake.applied); got != 2+i {
+			if got := rig.fake.done(); got != 2+i {
 				t.Fatalf("%d applied, want %d", got, 2+i)
 			}
 		}
-		if len(rig.store.letters) != 1 || rig.store.letters[0].Class != connector.ClassFailing {
-			t.Errorf("dead letters %+v", rig.store.letters)
+		if rig.store.count() != 1 || rig.store.list()[0].Class != connector.ClassFailing {
+			t.Errorf("dead letters %+v", rig.store.list())
 		}
 	})
 }
@@ -217,7 +218,7 @@ func TestOnlyRecordOfAnEndpointThatAnswers(t *testing.T) {
 			if resend {
 				want = connector.ClassUncertain
 			}
-			if l := rig.store.letters[0]; l.Class != want {
+			if l := rig.store.list()[0]; l.Class != want {
 				t.Errorf("dead letter %+v", l)
 			}
 		})
@@ -239,7 +240,7 @@ func TestPoisonInOutage(t *testing.T) {
 		}
 		rig.Flush()
 		pass(time.Hour + 4*30*time.Second)
-		if got := len(rig.fake.applied); got != 3 {
+		if got := rig.fake.done(); got != 3 {
 			t.Errorf("%d of 3 good ones are delivered two minutes after the outage", got)
 		}
 	})
@@ -283,8 +284,8 @@ func TestStragglers(t *testing.T) {
 		}
 		rig.Flush()
 		pass(time.Hour)
-		if s := rig.Stats(); s.Failing > 0 || len(s.Down) != 1 || rig.fake.n > 400 {
-			t.Errorf("after an hour of outage: %+v, %d requests", s, rig.fake.n)
+		if s := rig.Stats(); s.Failing > 0 || len(s.Down) != 1 || rig.fake.sent() > 400 {
+			t.Errorf("after an hour of outage: %+v, %d requests", s, rig.fake.sent())
 		}
 	})
 }
@@ -308,14 +309,14 @@ func TestSlowPlatform(t *testing.T) {
 				rig.Flush()
 				began := time.Now()
 				rig.wait(t, n)
-				if len(rig.store.letters) > 0 || len(rig.fake.applied) != n {
-					t.Errorf("%d dead letters, %d applied", len(rig.store.letters), len(rig.fake.applied))
+				if rig.store.count() > 0 || rig.fake.done() != n {
+					t.Errorf("%d dead letters, %d applied", rig.store.count(), rig.fake.done())
 				}
 				// The platform needs 150 ms a record.
 				if took, least := time.Since(began), n*150*time.Millisecond/time.Duration(concurrency); took > 4*least {
 					t.Errorf("it took %s, at least %s", took, least)
 				}
-				t.Logf("%d requests in %s", len(rig.fake.requests), time.Since(began))
+				t.Logf("%d requests in %s", rig.fake.sent(), time.Since(began))
 			})
 		})
 	}
@@ -339,10 +340,10 @@ func TestSetAsideEarly(t *testing.T) {
 					pass(time.Second)
 				}
 				// 60 of them failed; fewer than half of 100 may stay.
-				if got := rig.Stats(); got.Failing != 49 || len(rig.store.letters) != 11 || len(rig.fake.applied) != 140 {
-					t.Fatalf("%+v, %d dead letters, %d applied", got, len(rig.store.letters), len(rig.fake.applied))
+				if got := rig.Stats(); got.Failing != 49 || rig.store.count() != 11 || rig.fake.done() != 140 {
+					t.Fatalf("%+v, %d dead letters, %d applied", got, rig.store.count(), rig.fake.done())
 				}
-				for i, l := range rig.store.letters {
+				for i, l := range rig.store.list() {
 					if l.Position.Index != uint32(2*i) || l.Class != connector.ClassFailing {
 						t.Errorf("dead letter %d: %+v", i, l)
 					}
@@ -379,8 +380,8 @@ func TestSetAsideForTheOthers(t *testing.T) {
 		}
 		rig.Flush()
 		rig.wait(t, n+1000)
-		if took := time.Since(began); took > time.Minute || len(rig.store.letters) != 1 {
-			t.Errorf("it took %s; %d dead letters", took, len(rig.store.letters))
+		if took := time.Since(began); took > time.Minute || rig.store.count() != 1 {
+			t.Errorf("it took %s; %d dead letters", took, rig.store.count())
 		}
 		rig.fake.checkOrder(t)
 	})
@@ -405,15 +406,15 @@ func TestOnlyCustomer(t *testing.T) {
 			room := rig.Room()
 			pass(time.Hour)
 			if !answers {
-				if len(rig.store.letters) > 0 || len(rig.fake.applied) > 0 {
-					t.Errorf("%d dead letters, %d applied", len(rig.store.letters), len(rig.fake.applied))
+				if rig.store.count() > 0 || rig.fake.done() > 0 {
+					t.Errorf("%d dead letters, %d applied", rig.store.count(), rig.fake.done())
 				}
 				return
 			}
 			<-room
 			rig.wait(t, 100)
-			if len(rig.store.letters) != 1 || len(rig.fake.applied) != 99 {
-				t.Errorf("%d dead letters, %d applied", len(rig.store.letters), len(rig.fake.applied))
+			if rig.store.count() != 1 || rig.fake.done() != 99 {
+				t.Errorf("%d dead letters, %d applied", rig.store.count(), rig.fake.done())
 			}
 		})
 	}
@@ -460,14 +461,16 @@ func TestTwoHoursOfOutage(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, probes answered %v", name, probes), func(t *testing.T) {
 				var from, to time.Time
 				away := func() bool { return time.Now().After(from) && time.Now().Before(to) }
-				risked := 0
-				var lastRisk time.Time
+				var mu sync.Mutex
+				risked, lastRisk := 0, time.Time{}
 				bubble(t, Config{MaxPending: 2000}, func(n int, req *connector.Request) connector.Answer {
 					pass(10 * time.Millisecond)
 					if !away() {
 						return delivered(n, req)
 					}
 					if req.Endpoint == connector.PointEndpoint {
+						mu.Lock()
+						defer mu.Unlock()
 						// The first eight were in flight, and one is the first probe.
 						if risked++; risked > 9 && answer.Verdict == connector.Outage && !probes && time.Since(lastRisk) < 30*time.Second {
 							t.Errorf("point %d was risked %s after another", risked, time.Since(lastRisk))
@@ -504,23 +507,25 @@ func TestTwoHoursOfOutage(t *testing.T) {
 						}
 					}()
 					pass(2*time.Hour + 30*time.Second)
-					if at, requests := rig.Stats(), rig.fake.n; at.Pending != 2000 || len(at.Down) != 2 {
+					if at, requests := rig.Stats(), rig.fake.sent(); at.Pending != 2000 || len(at.Down) != 2 {
 						t.Errorf("before the end of the outage: %+v, %d requests", at, requests)
 					}
-					sent := rig.fake.n
+					sent := rig.fake.sent()
 					<-done
 					rig.wait(t, n)
 					rig.fake.checkOrder(t)
 					uncertain := 0
-					for _, l := range rig.store.letters {
+					for _, l := range rig.store.list() {
 						if l.Class != connector.ClassUncertain {
 							t.Fatalf("dead letter %+v", l)
 						}
 						uncertain++
 					}
-					if len(rig.fake.applied)+uncertain != n {
-						t.Errorf("%d applied, %d uncertain", len(rig.fake.applied), uncertain)
+					if rig.fake.done()+uncertain != n {
+						t.Errorf("%d applied, %d uncertain", rig.fake.done(), uncertain)
 					}
+					mu.Lock()
+					defer mu.Unlock()
 					// The points that were in flight, then at most one for each backoff.max.
 					if most := 8 + 8 + 240; answer.Verdict == connector.Outage && risked > most {
 						t.Errorf("%d points were risked, at most %d", risked, most)

@@ -246,7 +246,15 @@ func (d *Delivery) askEndpoint(tail context.Context, e *endpoint) {
 	}
 	d.requests++
 	e.asked, e.taken = d.requests, d.requests
+	now := time.Now()
 	d.mend(e)
+	for _, l := range e.lanes {
+		for l.tried.len() > 0 {
+			it := l.tried.pop()
+			it.taken = true
+			e.parts = append(e.parts, &suspect{items: []*item{it}, since: now, wasDown: e.downFor(now)})
+		}
+	}
 }
 
 // isTaken reports whether an answer shows the platform at work.

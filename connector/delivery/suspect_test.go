@@ -246,6 +246,50 @@ func TestPoisonInOutage(t *testing.T) {
 	})
 }
 
+// TestManyFailAlone: forty records that each time out leave the other customers their senders.
+func TestManyFailAlone(t *testing.T) {
+	bubble(t, Config{GiveUpAfter: 10 * time.Hour}, func(n int, req *connector.Request) connector.Answer {
+		for _, r := range req.Records {
+			if r.Position.Index < 40 {
+				pass(10 * time.Second)
+				return timeOut
+			}
+		}
+		return delivered(n, req)
+	}, func(t *testing.T, rig *rig) {
+		for i := range 40 {
+			rig.Submit([]*connector.Record{event(i, uint64(i))})
+		}
+		late := 0
+		for i := 40; i < 4000; i++ {
+			rig.Submit([]*connector.Record{event(i, uint64(i))})
+			rig.Flush()
+			pass(time.Second)
+			if i > 2000 && rig.fake.done() < i-40 {
+				late++
+			}
+		}
+		if s := rig.Stats(); s.Failing != 40 || s.Pending != 40 || late > 0 {
+			t.Errorf("%+v; %d times another customer's record was not delivered within a second", s, late)
+		}
+	})
+}
+
+// TestFewAreAll: where records that fail are all there is, they are not set aside early, though they take half of maxPending.
+func TestFewAreAll(t *testing.T) {
+	bubble(t, Config{MaxPending: 10}, func(int, *connector.Request) connector.Answer { return unavailable }, func(t *testing.T, rig *rig) {
+		for i := range 6 {
+			rig.Submit([]*connector.Record{event(i, uint64(i))})
+		}
+		rig.Flush()
+		pass(10 * time.Minute)
+		if n, s := rig.store.count(), rig.Stats(); n != 0 || s.Failing != 6 {
+			t.Errorf("%d dead letters, %+v", n, s)
+		}
+		rig.wait(t, 6)
+	})
+}
+
 // TestOutageDoesNotCount: the time of an outage is no part of giveUpAfter.
 func TestOutageDoesNotCount(t *testing.T) {
 	var from, to time.Time

@@ -235,6 +235,12 @@ func TestPoisonInOutage(t *testing.T) {
 		return delivered(n, req)
 	}, func(t *testing.T, rig *rig) {
 		over = time.Now().Add(time.Hour)
+		rig.fake.probe = func() connector.Answer {
+			if time.Now().Before(over) {
+				return unavailable
+			}
+			return connector.Answer{Verdict: connector.Delivered}
+		}
 		for i := range 6 {
 			rig.Submit([]*connector.Record{event(i, uint64(i))})
 		}
@@ -487,6 +493,27 @@ func TestHoldsFailingMapping(t *testing.T) {
 		rig.wait(t, 450)
 		if !slices.Equal(rig.held, []string{"bad"}) {
 			t.Errorf("held %q", rig.held)
+		}
+	})
+}
+
+// TestRetryAfter: what the platform asks for is waited, no less and not much more.
+func TestRetryAfter(t *testing.T) {
+	var at []time.Time
+	bubble(t, Config{}, func(n int, req *connector.Request) connector.Answer {
+		at = append(at, time.Now())
+		if n < 4 {
+			return connector.Answer{Verdict: connector.SlowDown, NotApplied: true, HTTPStatus: 429, RetryAfter: 7 * time.Minute}
+		}
+		return delivered(n, req)
+	}, func(t *testing.T, rig *rig) {
+		rig.Submit([]*connector.Record{event(0, 0)})
+		rig.Flush()
+		rig.wait(t, 1)
+		for i := range 3 {
+			if d := at[i+1].Sub(at[i]); d < 7*time.Minute || d > 7*time.Minute+time.Second {
+				t.Errorf("wait %d: %s", i, d)
+			}
 		}
 	})
 }

@@ -363,29 +363,6 @@ func TestUncertainPoint(t *testing.T) {
 	}
 }
 
-// TestPointOutageIsProbed: while an endpoint for points is down no point leaves but after five probes that can't be applied have failed.
-func TestPointOutageIsProbed(t *testing.T) {
-	var rig *rig
-	rig = start(t, Config{}, func(n int, req *connector.Request) connector.Answer {
-		if n == 1 {
-			return connector.Answer{Verdict: connector.Outage, NotApplied: true}
-		}
-		if rig.fake.probes < 3 {
-			t.Errorf("a point left after %d probes", rig.fake.probes)
-		}
-		return delivered(n, req)
-	})
-	rig.fake.probe = func() connector.Answer { // called with the lock held
-		if rig.fake.probes < 3 {
-			return connector.Answer{Verdict: connector.Outage}
-		}
-		return connector.Answer{Verdict: connector.Delivered}
-	}
-	rig.Submit([]*connector.Record{point(0, 1), point(1, 2)})
-	rig.Flush()
-	rig.wait(t, 2)
-}
-
 // TestStoreFails: while intents or dead letters can't be written nothing leaves and nothing is settled; then all goes on.
 func TestStoreFails(t *testing.T) {
 	rig := start(t, Config{}, func(n int, req *connector.Request) connector.Answer {

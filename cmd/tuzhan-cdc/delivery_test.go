@@ -8,6 +8,7 @@ import (
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
 )
 
 func (r *rig) inject(f platformsim.Fault) (id int) {
@@ -102,6 +103,20 @@ func TestFailingRecordHoldsTheCheckpoint(t *testing.T) {
 		t.Errorf("after all is settled: %+v, %+v", s.Holdup, s.Pending)
 	}
 	r.noViolations()
+}
+
+// TestStatusTellsOfHoldup: the status names the record that holds the checkpoint, and says that delivery is paused.
+func TestStatusTellsOfHoldup(t *testing.T) {
+	var out strings.Builder
+	s := &status.Snapshot{Paused: true, Holdup: &status.Holdup{Mapping: "order-paid", Position: connector.Position{Commit: 0x16B374D848, Index: 3}, Attempts: 41, HTTPStatus: 503}}
+	if err := printStatus(&out, s); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"a record of mapping order-paid, position 16/B374D848:3: fails since", "41 requests, the last one: HTTP 503\n", "delivery is paused"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in\n%s", want, out.String())
+		}
+	}
 }
 
 // TestUncertainPoints: a point that was cut after it left, or was in flight at a kill -9, is set aside as uncertain and not sent again; with

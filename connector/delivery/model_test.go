@@ -276,6 +276,35 @@ func TestPartly(t *testing.T) {
 	})
 }
 
+// TestLargeRecord: a record larger than maxPendingBytes, and than maxBatchBytes, goes alone, and nothing more is read until it is settled.
+func TestLargeRecord(t *testing.T) {
+	bubble(t, Config{MaxPendingBytes: 1000, MaxBatchBytes: 500, Concurrency: 1}, func(n int, req *connector.Request) connector.Answer {
+		pass(time.Second)
+		if carries(req, 1) && len(req.Records) != 1 {
+			t.Errorf("the large record shares a request with %d others", len(req.Records)-1)
+		}
+		return delivered(n, req)
+	}, func(t *testing.T, rig *rig) {
+		large := event(1, 1)
+		large.Payload = make([]byte, 5000)
+		rig.Submit([]*connector.Record{event(0, 0)})
+		if rig.Room() != nil {
+			t.Fatal("no room behind a small record")
+		}
+		rig.Submit([]*connector.Record{large})
+		began := time.Now()
+		room := rig.Room()
+		if room == nil {
+			t.Fatal("room beside a record that is larger than maxPendingBytes")
+		}
+		<-room
+		if took := time.Since(began); took < 2*time.Second {
+			t.Errorf("there was room after %s, before the large record was settled", took)
+		}
+		rig.wait(t, 2)
+	})
+}
+
 // TestFullBatches: of 10,000 customers with alternating add and delete, requests carry on average over 80 % of a batch, in whatever order they come,
 // and though the source often has nothing more to read.
 func TestFullBatches(t *testing.T) {

@@ -213,7 +213,7 @@ func start(t *testing.T, cfg Config, answer func(n int, req *connector.Request) 
 		cfg.GiveUpAfter = 15 * time.Minute
 	}
 	cfg.PointConcurrency, cfg.ShutdownTimeout = 8, time.Second
-	r := &rig{store: newMemory(), settled: make(chan *connector.Record, 100_000)}
+	r := &rig{store: newMemory(), settled: make(chan *connector.Record, 300_000)}
 	r.fake = &fake{t: t, store: r.store, answer: answer, inFlight: map[uint64]bool{}}
 	log := slog.New(slog.DiscardHandler)
 	r.Delivery = New(cfg, Ports{Platform: r.fake, Store: r.store, Settle: func(rec *connector.Record) { r.settled <- rec },

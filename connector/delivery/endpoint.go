@@ -51,7 +51,7 @@ type pointProbe struct {
 // even those as in an outage.
 const probesBeforePoint = 5
 
-// patience is how many later records may be taken before an older one of another lane.
+// patience is how many records may come after one has become ready before its lane goes first.
 const patience = 5000
 
 // newBackoff gives waits with full jitter: each lies between 0 and a bound that doubles from initial to most.
@@ -127,7 +127,7 @@ func (e *endpoint) downFor(now time.Time) time.Duration {
 }
 
 // choose picks the lane from which the next batch is taken: one that can fill a batch, the longest waiting first; else the fullest, but
-// none waits while more than patience later records are taken. It returns nil where nothing is ready.
+// none waits while more than patience later records come. It returns nil where nothing is ready.
 func (e *endpoint) choose(most int, serial, patience uint64, wanted func(*lane) bool) *lane {
 	var oldest, full, fullest *lane
 	for _, l := range e.lanes {
@@ -135,11 +135,11 @@ func (e *endpoint) choose(most int, serial, patience uint64, wanted func(*lane) 
 		if n == 0 || wanted != nil && !wanted(l) {
 			continue
 		}
-		head := l.peek(false).serial
-		if oldest == nil || head < oldest.peek(false).serial {
+		head := l.peek(false).ready
+		if oldest == nil || head < oldest.peek(false).ready {
 			oldest = l
 		}
-		if n >= most && (full == nil || head < full.peek(false).serial) {
+		if n >= most && (full == nil || head < full.peek(false).ready) {
 			full = l
 		}
 		if fullest == nil || n > fullest.len() {
@@ -149,7 +149,7 @@ func (e *endpoint) choose(most int, serial, patience uint64, wanted func(*lane) 
 	switch {
 	case oldest == nil:
 		return nil
-	case serial-oldest.peek(false).serial > patience:
+	case serial-oldest.peek(false).ready > patience:
 		return oldest
 	case full != nil:
 		return full

@@ -308,7 +308,7 @@ func TestLargeRecord(t *testing.T) {
 // TestFullBatches: of 10,000 customers with alternating add and delete, requests carry on average over 80 % of a batch, in whatever order they come,
 // and though the source often has nothing more to read.
 func TestFullBatches(t *testing.T) {
-	const n, customers = 100_000, 10_000
+	const n, customers = 300_000, 10_000 // what is left at the end can fill no batch
 	for name, next := range map[string]func(d *dice, i int) int{
 		"in turns":  func(_ *dice, i int) int { return i % customers },
 		"at random": func(d *dice, _ int) int { return d.roll(customers) },
@@ -328,6 +328,9 @@ func TestFullBatches(t *testing.T) {
 						opt := "add"
 						if deleted[c] = !deleted[c]; !deleted[c] {
 							opt = "delete"
+						}
+						if i%200 == 0 {
+							opt = "update" // few of another kind must not go out one by one
 						}
 						rig.Submit([]*connector.Record{group(i, opt, uint64(c))})
 						if i%1000 == 0 {

@@ -209,7 +209,9 @@ func TestResubmit(t *testing.T) {
 // TestNewAlarms: what an earlier Delivery has raised does not stand for ever.
 func TestNewAlarms(t *testing.T) {
 	rig := start(t, Config{}, delivered)
-	rig.ports.Alarms.Raise("delivery/event", "x", "y")
+	for _, key := range []string{"delivery/event", lettersAlarm, rejectedAlarm, failingAlarm} {
+		rig.ports.Alarms.Raise(key, "x", "y")
+	}
 	rig.ports.Alarms.Raise("state", "x", "y")
 	New(rig.cfg, rig.ports, 0)
 	if list := rig.ports.Alarms.List(); len(list) != 1 || strings.HasPrefix(list[0].Key, "delivery") {

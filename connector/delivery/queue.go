@@ -37,6 +37,7 @@ type item struct {
 	rec    *connector.Record
 	lane   *lane
 	serial uint64
+	ready  uint64 // queue.serial when it became ready
 	links  []link
 	// blocked counts the lines in which another item stands before this one.
 	blocked int
@@ -132,7 +133,11 @@ func (l *lane) pop(probe bool) *item {
 	return it
 }
 
-func (l *lane) push(it *item) { l.ready.push(it) }
+// push takes an item that has become ready.
+func (q *queue) push(it *item) {
+	it.ready = q.serial
+	it.lane.ready.push(it)
+}
 
 // add takes a record and returns the lane in which it is ready, or nil where it has to wait for another.
 func (q *queue) add(rec *connector.Record, end *endpoint, retry func(*connector.DeadLetter)) *lane {
@@ -160,7 +165,7 @@ func (q *queue) add(rec *connector.Record, end *endpoint, retry func(*connector.
 	if it.blocked > 0 {
 		return nil
 	}
-	it.lane.push(it)
+	q.push(it)
 	return it.lane
 }
 
@@ -188,7 +193,7 @@ func (q *queue) settle(it *item, woken []*endpoint) []*endpoint {
 		}
 		next := k.next.item
 		if next.blocked--; next.blocked == 0 && !next.taken {
-			next.lane.push(next)
+			q.push(next)
 			woken = append(woken, next.lane.end)
 		}
 	}

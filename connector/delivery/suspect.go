@@ -79,7 +79,7 @@ type suspects struct {
 // suspect is what a request carried that failed.
 type suspect struct {
 	items   []*item
-	failed  uint64        // the number of the request that began last before the failure (of a part: of the whole's)
+	failed  uint64        // of one in doubt: the number of the request that began last before the failure
 	since   time.Time     // when the request failed that all its records were in
 	wasDown time.Duration // endpoint.downFor at that time
 
@@ -199,7 +199,6 @@ func (d *Delivery) suspected(j job, a connector.Answer, stranger bool) {
 	s := &suspect{items: j.items, failed: d.requests, since: now, wasDown: e.downFor(now)}
 	if whole := j.suspect; whole != nil {
 		s.since, s.wasDown = whole.since, whole.wasDown
-		atFault = atFault || whole.failed < e.taken // the other half was taken, or what came between
 	}
 	if atFault {
 		e.halve(s)
@@ -300,7 +299,7 @@ func (e *endpoint) convict(number uint64) {
 // halve makes parts of a suspect; of one record, one.
 func (e *endpoint) halve(s *suspect) {
 	for half := range slices.Chunk(s.items, (len(s.items)+1)/2) {
-		e.parts = append(e.parts, &suspect{items: half, failed: s.failed, since: s.since, wasDown: s.wasDown})
+		e.parts = append(e.parts, &suspect{items: half, since: s.since, wasDown: s.wasDown})
 	}
 }
 

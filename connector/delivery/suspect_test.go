@@ -126,7 +126,7 @@ func TestFailsAlone(t *testing.T) {
 // TestFailsAloneInABatch: no other record is there than those of the batch: it clears itself.
 func TestFailsAloneInABatch(t *testing.T) {
 	bubble(t, Config{}, func(n int, req *connector.Request) connector.Answer {
-		if carries(req, 77) {
+		if carries(req, 499) {
 			return unavailable
 		}
 		return delivered(n, req)
@@ -138,14 +138,15 @@ func TestFailsAloneInABatch(t *testing.T) {
 		for range 499 {
 			<-rig.settled
 		}
+		t.Logf("%d requests", rig.fake.sent())
 		if got, most := rig.fake.sent(), 1+2*1*9+2; got > most {
 			t.Errorf("%d requests until all others were delivered, at most %d", got, most)
 		}
 		pass(time.Minute)
-		if h := rig.Holdup(connector.Position{Commit: 1, Index: 77}); h == nil || h.HTTPStatus != 503 || h.Mapping != "e" || h.Attempts < 3 {
+		if h := rig.Holdup(connector.Position{Commit: 1, Index: 499}); h == nil || h.HTTPStatus != 503 || h.Mapping != "e" || h.Attempts < 3 {
 			t.Errorf("what holds the checkpoint: %+v", h)
 		}
-		if h := rig.Holdup(connector.Position{Commit: 1, Index: 78}); h != nil {
+		if h := rig.Holdup(connector.Position{Commit: 1, Index: 498}); h != nil {
 			t.Errorf("a settled record is said to hold the checkpoint: %+v", h)
 		}
 	})
@@ -247,6 +248,93 @@ func TestPoisonInOutage(t *testing.T) {
 		pass(time.Hour + 4*30*time.Second)
 		if got := rig.fake.done(); got != 3 {
 			t.Errorf("%d of 3 good ones are delivered two minutes after the outage", got)
+		}
+	})
+}
+
+// TestHoldsMappingOfUncertainPoints: points of a mapping that each become uncertain, while those of another one are applied, have it held too; and an
+// outage of both has none held.
+func TestHoldsMappingOfUncertainPoints(t *testing.T) {
+	var over time.Time
+	bubble(t, Config{}, func(n int, req *connector.Request) connector.Answer {
+		if req.Records[0].Mapping == "bad" || time.Now().Before(over) {
+			return unavailable
+		}
+		return delivered(n, req)
+	}, func(t *testing.T, rig *rig) {
+		over = time.Now().Add(3 * time.Hour)
+		rig.fake.probe = func() connector.Answer {
+			if time.Now().Before(over) {
+				return unavailable
+			}
+			return connector.Answer{Verdict: connector.Delivered}
+		}
+		submit := func(i int) {
+			bad, good := point(2*i, uint64(2*i)), point(2*i+1, uint64(2*i+1))
+			bad.Mapping = "bad"
+			rig.Submit([]*connector.Record{bad, good})
+			rig.Flush()
+			pass(10 * time.Second)
+		}
+		for i := range 1100 {
+			submit(i)
+		}
+		pass(10 * time.Minute)
+		if len(rig.held) > 0 && rig.store.count() < 100 {
+			t.Errorf("held %v after an outage, with %d uncertain", rig.held, rig.store.count())
+		}
+		for i := 1100; i < 1250; i++ {
+			submit(i)
+		}
+		if !slices.Equal(rig.held, []string{"bad"}) {
+			t.Errorf("held %v", rig.held)
+		}
+	})
+}
+
+// TestAloneOnAQuietEndpoint: a record that is known to fail alone, on an endpoint that is given nothing else, is set aside in time, though the token was
+// refused meanwhile.
+func TestAloneOnAQuietEndpoint(t *testing.T) {
+	bubble(t, Config{}, func(n int, req *connector.Request) connector.Answer {
+		switch {
+		case n == 20:
+			return connector.Answer{Verdict: connector.TokenRefused, NotApplied: true, HTTPStatus: 401}
+		case carries(req, 0):
+			return unavailable
+		}
+		return delivered(n, req)
+	}, func(t *testing.T, rig *rig) {
+		rig.fake.probe = func() connector.Answer { return unavailable }
+		began := time.Now()
+		rig.Submit([]*connector.Record{event(0, 0), event(1, 1), event(2, 2)})
+		rig.Flush()
+		rig.wait(t, 3)
+		if took := time.Since(began); took > 17*time.Minute || rig.store.count() != 1 {
+			t.Errorf("it took %s, %d dead letters", took, rig.store.count())
+		}
+		if alarms := rig.ports.Alarms.List(); len(alarms) > 0 {
+			t.Errorf("alarms %v", alarms)
+		}
+	})
+}
+
+// TestKeepsIntent: the intent of a point that may have been applied stays, whatever becomes of a second request with it.
+func TestKeepsIntent(t *testing.T) {
+	bubble(t, Config{}, func(n int, _ *connector.Request) connector.Answer {
+		if n == 1 {
+			return unavailable
+		}
+		return connector.Answer{Verdict: connector.Outage, NotApplied: true, Err: errors.New("connection refused")}
+	}, func(t *testing.T, rig *rig) {
+		rec := point(0, 0)
+		rec.Resend = true
+		rig.Submit([]*connector.Record{rec})
+		rig.Flush()
+		pass(time.Hour)
+		rig.store.mu.Lock()
+		defer rig.store.mu.Unlock()
+		if !rig.store.intents[rec.Key()] {
+			t.Error("the intent was taken back")
 		}
 	})
 }

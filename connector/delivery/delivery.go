@@ -322,7 +322,7 @@ func (d *Delivery) Holdup(p connector.Position) *Holdup {
 	var found *Holdup
 	see := func(it *item) {
 		if f := it.failure; f != nil && it.rec.Position == p && (found == nil || f.since.Before(found.Since)) {
-			found = &Holdup{Mapping: it.rec.Mapping, Position: p, Since: f.since, Attempts: it.attempts, HTTPStatus: f.answer.HTTPStatus, Code: f.answer.Code}
+			found = &Holdup{Mapping: it.rec.Mapping, Position: p, Since: f.since, Attempts: int(it.attempts), HTTPStatus: f.answer.HTTPStatus, Code: f.answer.Code}
 		}
 	}
 	for _, l := range d.queue.lines {

@@ -64,9 +64,9 @@ const (
 	rejectedAlarm = "delivery/rejected"
 )
 
-// delivered notes that so many records were delivered.
+// delivered notes that so many records were delivered. What came before the first rejection does not matter.
 func (p *pause) delivered(n int) {
-	for range min(n, rejectedOf) {
+	for i := 0; i < n && p.count > 0; i++ {
 		p.note(false)
 	}
 }

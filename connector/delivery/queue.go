@@ -32,21 +32,20 @@ type link struct {
 	next *link
 }
 
-// item is a record on its way.
+// item is a record on its way. There are many: its size counts.
 type item struct {
 	rec    *connector.Record
 	lane   *lane
 	serial uint64
 	ready  uint64 // queue.serial when it became ready
 	links  []link
-	// blocked counts the lines in which another item stands before this one.
-	blocked int
-	taken   bool // in a request, or waiting in a sender's hands or in a suspect
 	// batch and covered: in how many lines the item before this one is in the batch being filled.
 	batch   uint64
-	covered int
-
-	attempts int
+	covered int32
+	// blocked counts the lines in which another item stands before this one.
+	blocked  int32
+	attempts int32
+	taken    bool // in a request, or waiting in a sender's hands or in a suspect
 	// failure is nil before the record's first failure.
 	failure *failure
 	// retry takes the end of a record that was a dead letter; nil: Ports.Settle does.
@@ -246,7 +245,7 @@ func (q *queue) take(l *lane, batch uint64, most, maxBytes int, probe bool) []*i
 
 // part gives those of the taken items that may share a request now; the rest has to wait for records that are not among them.
 func (q *queue) part(items []*item, batch uint64) (send, rest []*item) {
-	cover := func(it *item, n int) int {
+	cover := func(it *item, n int32) int32 {
 		if it.batch != batch {
 			it.batch, it.covered = batch, 0
 		}

@@ -375,7 +375,7 @@ func letterOf(it *item, class connector.Class, a connector.Answer, reason string
 	if a.Err != nil {
 		answer.Error = a.Err.Error()
 	}
-	return it.rec.Letter(class, reason, answer, it.attempts)
+	return it.rec.Letter(class, reason, answer, int(it.attempts))
 }
 
 // intend has the intents of points on disk before they leave; false when ctx ended first, and then they may be there or not.

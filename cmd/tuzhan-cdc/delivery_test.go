@@ -108,7 +108,8 @@ func TestFailingRecordHoldsTheCheckpoint(t *testing.T) {
 // TestStatusTellsOfHoldup: the status names the record that holds the checkpoint, and says that delivery is paused.
 func TestStatusTellsOfHoldup(t *testing.T) {
 	var out strings.Builder
-	s := &status.Snapshot{Paused: true, Holdup: &status.Holdup{Mapping: "order-paid", Position: connector.Position{Commit: 0x16B374D848, Index: 3}, Attempts: 41, HTTPStatus: 503}}
+	s := &status.Snapshot{Paused: true, Holdup: &status.Holdup{Mapping: "order-paid", Attempts: 41, HTTPStatus: 503,
+		Position: connector.Position{Commit: 0x16B374D848, Index: 3}}}
 	if err := printStatus(&out, s); err != nil {
 		t.Fatal(err)
 	}

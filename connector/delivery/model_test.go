@@ -59,7 +59,8 @@ func (r *rig) dump(t *testing.T) {
 	for _, e := range r.queue.ends {
 		t.Logf("%s: down %v, probing %v, verdict %s, in flight %d, ready %v, %+v", e.name, e.down, e.probing, e.verdict, e.flying, e.hasReady(), e.suspects)
 	}
-	t.Logf("pause: letters %v, rejected %v, trying %v, at %s, endpoint %s, %d open", r.pause.letters, r.pause.rejected, r.pause.trying, r.pause.tryAt, r.pause.end, r.pause.open)
+	t.Logf("pause: letters %v, rejected %v, trying %v, at %s, endpoint %s, %d open",
+		r.pause.letters, r.pause.rejected, r.pause.trying, r.pause.tryAt, r.pause.end, r.pause.open)
 }
 
 // waitRoom waits for room.

@@ -439,6 +439,6 @@ func (d *Delivery) givenUp(mapping string) {
 	if c.inARow++; c.inARow != holdAfter {
 		return
 	}
-	d.ports.Hold(mapping, fmt.Sprintf("%d of its records in a row failed alone and were set aside, and none was delivered between, while the platform takes those of other mappings",
-		holdAfter))
+	d.ports.Hold(mapping, fmt.Sprintf("%d of its records in a row failed alone and were set aside, and none was delivered between, "+
+		"while the platform takes those of other mappings", holdAfter))
 }

@@ -2,6 +2,8 @@
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 PACKAGES ?= ./...
+VERSIONS ?= 13 15 17 18
+ROWS ?= 5000000
 TIMEOUT ?= 9m
 FUZZTIME ?= 30s
 BENCH ?= .
@@ -11,7 +13,7 @@ ARGS ?=
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint fuzz bench demo test-image image clean
+.PHONY: help build test test-matrix race lint fuzz bench soak demo test-image image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +25,9 @@ test: ## everything that must pass, on a real PostgreSQL; installs what it needs
 	@.ci/prepare test
 	@.ci/lint
 	@CGO_ENABLED=0 .ci/gotest -timeout $(TIMEOUT) $(PACKAGES)
+
+test-matrix: ## the integration tests on each of VERSIONS ("13 15 17 18"; local: this machine's own), a line each; builds missing images
+	@.ci/matrix '$(VERSIONS)' -timeout $(TIMEOUT)
 
 race: ## the tests under the race detector (PACKAGES); needs a C compiler
 	@.ci/prepare race
@@ -37,6 +42,10 @@ fuzz: ## every fuzz target for FUZZTIME (30s)
 bench: ## benchmarks (BENCH, BENCHTIME, PACKAGES)
 	@.ci/prepare test
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout 60m $(PACKAGES)
+
+soak: ## the memory of the connector over a transaction of ROWS/5 and a backlog of ROWS (5000000), whatever the platform; takes its time
+	@.ci/prepare test
+	SOAK_ROWS=$(ROWS) CGO_ENABLED=0 go test -count=1 -run '^TestMemorySoak$$' -v -timeout 4h ./cmd/tuzhan-cdc
 
 demo: build ## a whole CRM, platform and connector on this machine for 20 s, with a reconciliation (ARGS="--seconds 60")
 	@.ci/prepare demo

@@ -80,6 +80,15 @@ func (a *Alarms) Clear(key string) {
 	}
 }
 
+// ClearAll ends the alarms whose keys begin with prefix: what they are about is no more.
+func (a *Alarms) ClearAll(prefix string) {
+	for _, alarm := range a.List() {
+		if strings.HasPrefix(alarm.Key, prefix) {
+			a.Clear(alarm.Key)
+		}
+	}
+}
+
 // List gives the alarms that are raised, by key.
 func (a *Alarms) List() []Alarm {
 	a.mu.Lock()

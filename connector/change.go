@@ -53,6 +53,16 @@ type Column struct {
 	TypeName string
 	// Key says that the replica identity carries the column: under FULL every column does.
 	Key bool
+	// Toasted says that some rows may hold the column's value out of line: PostgreSQL does not send such a value with an update that leaves it
+	// alone. Known of tables that the catalogue gave only.
+	Toasted bool
+}
+
+// Omitted is a column that a table has and its stream does not.
+type Omitted struct {
+	Column string
+	// Why finishes the sentence "Column is left out: ...".
+	Why string
 }
 
 // Table is the shape of a table at one time: a change's Table says how its row looked when it was written. Two shapes of one
@@ -63,6 +73,10 @@ type Table struct {
 	Name     string
 	Identity Identity
 	Columns  []Column
+	// Omitted are the columns that the stream leaves out. Known of tables that the catalogue gave only.
+	Omitted []Omitted
+	// FullIdentity is SQL after which old rows carry all columns, where the source knows it; empty in the stream's tables.
+	FullIdentity string
 }
 
 // String gives schema.name, unquoted, for messages.
@@ -115,4 +129,6 @@ type Change struct {
 	// Old is the row before the change; nil on insert and snapshot. On update it is never nil: where PostgreSQL sent no old row, it
 	// holds the identity's columns (which stayed as they were) and the rest is Absent.
 	Old Tuple
+	// Skip says that the transaction began with the skip marker: the change is settled without records.
+	Skip bool
 }

@@ -30,6 +30,8 @@ type Checkpoint struct {
 	Flush LSN
 	// Tracks are the stretches of the stream that single mappings go through by themselves, because they were or are held.
 	Tracks []Track
+	// Brakes are what is known of mappings with maxPerMinute.
+	Brakes []Brake
 	// Mappings are the names of the mappings that have streamed with this state, sorted.
 	Mappings []string
 	// CommitTime is when the last settled change in order was committed; zero before the first.
@@ -71,7 +73,7 @@ const (
 	HoldMisfit Hold = "misfit"
 	// HoldFailing: many of its records in a row kept failing. Ends by `resume`.
 	HoldFailing Hold = "failing"
-	// HoldBrake: more records than its maxPerMinute. Ends by `resume`.
+	// HoldBrake: more records than its maxPerMinute. Ends by `resume` or `deadletters set-aside`.
 	HoldBrake Hold = "brake"
 )
 

@@ -7,7 +7,7 @@ import "time"
 type Gap struct {
 	// At is when it was recorded.
 	At time.Time `json:"at"`
-	// From and To bound it. To is 0 where it is not known.
+	// From and To bound it. To is 0 where it is not known. One of a table takes the place of an earlier one with the same From.
 	From LSN `json:"from"`
 	To   LSN `json:"to"`
 	// Table is schema.name; empty: every mapped table.

@@ -45,6 +45,8 @@ type Pipeline struct {
 	streamed Position
 
 	known     map[RecordKey]Known // used by the reader's goroutine only
+	brakes    map[string]*brake   // by mapping; its entries never change
+	counting  []tally             // the reader's goroutine only
 	settledAt map[RecordKey]bool  // Partial of the first checkpoint; the reader's goroutine only
 	out       Output              // the reader's goroutine only
 
@@ -58,9 +60,13 @@ type Pipeline struct {
 	lettered func(n int)
 
 	changes, skipped, records, mappingLetters atomic.Uint64
+
+	marked                            uint64 // changes of the transaction markedIn that its marker has settled; the reader's goroutine only
+	markedIn                          LSN
+	markedTransactions, markedChanges atomic.Uint64
 }
 
-// PipelineOptions are what a pipeline is made of. All fields but Lettered are required.
+// PipelineOptions are what a pipeline is made of. All fields but MaxPerMinute and Lettered are required.
 type PipelineOptions struct {
 	Mapper Mapper
 	Store  Store
@@ -68,8 +74,10 @@ type PipelineOptions struct {
 	Saved *Saved
 	// Mappings are the names of the mappings that stream, sorted.
 	Mappings []string
-	Alarms   *Alarms
-	Log      *slog.Logger
+	// MaxPerMinute are the mappings' brakes; nil: none has one.
+	MaxPerMinute map[string]int
+	Alarms       *Alarms
+	Log          *slog.Logger
 	// Lettered, where it is set, is told how many dead letters of class mapping were stored that count for delivery.maxDeadLetters.
 	Lettered func(n int)
 }
@@ -85,6 +93,7 @@ func NewPipeline(o PipelineOptions) *Pipeline {
 	for _, k := range cp.Partial {
 		p.settledAt[k] = true
 	}
+	p.brakes = newBrakes(o.MaxPerMinute, cp.Brakes)
 	p.tracker = newTracker(cp, &p.settled)
 	p.loadTracks(cp)
 	p.letters.wake = make(chan struct{}, 1)
@@ -131,6 +140,10 @@ func (p *Pipeline) Change(c *Change) error {
 	if c.Position.Compare(p.streamed) > 0 {
 		p.streamed = c.Position
 	}
+	if c.Skip {
+		p.settleMarked(c)
+		return nil
+	}
 	if p.tracker.skip(c.Position, c.CommitTime) {
 		p.skipped.Add(1)
 	} else {
@@ -157,7 +170,7 @@ func (p *Pipeline) Change(c *Change) error {
 				continue
 			}
 		}
-		p.take(c, Part{Only: t.Mapping}, t)
+		p.take(c, Part{Only: t.Mapping, Aside: p.givenUp(t.Mapping, c)}, t)
 	}
 	return nil
 }
@@ -175,11 +188,18 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 		switch {
 		case t == nil:
 			p.hold(misfit.Mapping, c, HoldMisfit, misfit.Reason)
-		case t.SetAside:
+		case t.SetAside || part.Aside != "":
 			misfit.Uncounted = true
 			p.out.Letters = append(p.out.Letters, misfit)
 		default:
 			p.holdAgain(t, c, HoldMisfit, misfit.Reason)
+			return
+		}
+	}
+	var counted []tally
+	if len(p.brakes) > 0 {
+		var goes bool
+		if counted, goes = p.applyBrakes(c, t); !goes {
 			return
 		}
 	}
@@ -188,7 +208,7 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 		done = p.passKnown()
 	}
 	waiting := len(p.out.Records) + len(p.out.Letters)
-	open := tracker.add(c.Position, c.CommitTime, waiting, done)
+	open := tracker.add(c.Position, c.CommitTime, waiting, done, counted...)
 	if waiting == 0 {
 		p.checkDue()
 		return
@@ -229,6 +249,10 @@ func (p *Pipeline) passKnown() (done []RecordKey) {
 	letters := p.out.Letters[:0]
 	for _, l := range p.out.Letters {
 		key := l.Key()
+		if l.Class == ClassMapping && l.Kind == Point && p.known[key] == Intended {
+			l.Class = ClassUncertain // not to be mapped again: that might give the point twice
+			l.Reason = "the connector stopped between sending this point and reading the answer: it may or may not have been applied; and now " + l.Reason
+		}
 		if l.Class == ClassMapping && (p.settledAt[key] || p.known[key] == Lettered) {
 			done = append(done, key)
 			continue
@@ -239,8 +263,33 @@ func (p *Pipeline) passKnown() (done []RecordKey) {
 	return done
 }
 
+// settleMarked settles a change without records, because its transaction began with the skip marker. A mapping that is held keeps its place before
+// the change, which then comes again, marked as it is now.
+func (p *Pipeline) settleMarked(c *Change) {
+	if p.tracker.skip(c.Position, c.CommitTime) {
+		p.skipped.Add(1)
+	} else {
+		p.tracker.add(c.Position, c.CommitTime, 0, nil)
+		p.marked, p.markedIn = p.marked+1, c.Position.Commit
+	}
+	for _, t := range p.tracks {
+		if t.follows(c.Position) && !t.tracker.skip(c.Position, c.CommitTime) {
+			t.tracker.add(c.Position, c.CommitTime, 0, nil)
+		}
+	}
+	p.checkDue()
+}
+
 // Commit ends a transaction.
-func (p *Pipeline) Commit(_, end LSN, _ time.Time) { p.advance(end) }
+func (p *Pipeline) Commit(commit, end LSN, _ time.Time) {
+	if p.marked > 0 && commit == p.markedIn { // older ones may come again first
+		p.markedTransactions.Add(1)
+		p.markedChanges.Add(p.marked)
+		p.log.Info("transaction skipped, as its marker asks: its changes are settled without records", "commit", commit, "changes", p.marked)
+		p.marked = 0
+	}
+	p.advance(end)
+}
 
 // KeepAlive takes the server's WAL end between two transactions.
 func (p *Pipeline) KeepAlive(walEnd LSN) { p.advance(walEnd) }
@@ -292,7 +341,7 @@ func (p *Pipeline) writeCheckpoints(ctx context.Context) error {
 		}
 		if err := p.writeCheckpoint(ctx); err != nil && ctx.Err() == nil {
 			p.alarms.Raise("state", "the checkpoint can't be written: "+err.Error(),
-				"free space or mend the rights of state.path; nothing is confirmed to PostgreSQL meanwhile")
+				"free space or mend the rights of state.path, or see to the server of state.dsn; nothing is confirmed to PostgreSQL meanwhile")
 		} else if err == nil {
 			p.alarms.Clear("state")
 		}
@@ -338,7 +387,7 @@ func (p *Pipeline) storeLetters(ctx context.Context) error {
 				if ctx.Err() != nil {
 					return nil // they come again after the next start
 				}
-				p.alarms.Raise("state", "dead letters can't be stored: "+err.Error(), "free space or mend the rights of state.path")
+				p.alarms.Raise("state", "dead letters can't be stored: "+err.Error(), "free space or mend the rights of state.path, or see to the server of state.dsn")
 				select {
 				case <-ctx.Done():
 					return nil
@@ -369,6 +418,8 @@ type Progress struct {
 	Changes, Skipped, Records uint64
 	// MappingLetters counts dead letters of class mapping made by this process.
 	MappingLetters uint64
+	// MarkedTransactions began with the skip marker; MarkedChanges are their changes, settled without records by this process.
+	MarkedTransactions, MarkedChanges uint64
 	// Open is the number of changes that are read and not settled.
 	Open int
 	// Oldest is the oldest of them (or the last change read, when Open is 0), OldestTime when it was committed.
@@ -384,6 +435,7 @@ func (p *Pipeline) Progress() Progress {
 	open := p.tracker.opened()
 	return Progress{
 		Changes: p.changes.Load(), Skipped: p.skipped.Load(), Records: p.records.Load(), MappingLetters: p.mappingLetters.Load(),
+		MarkedTransactions: p.markedTransactions.Load(), MarkedChanges: p.markedChanges.Load(),
 		Open: open, Oldest: oldest, OldestTime: at, Checkpoint: p.written.Load(),
 	}
 }

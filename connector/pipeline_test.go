@@ -1,12 +1,14 @@
 package connector
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -283,4 +285,23 @@ func TestAlarms(t *testing.T) {
 	if l := a.List(); len(l) != 1 || a.LastError() == nil {
 		t.Errorf("%+v", l)
 	}
+}
+
+// TestAlarmsRepeat: what lasts is logged every 30 s with the count, and once that it is over.
+func TestAlarmsRepeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		a := NewAlarms(slog.New(slog.NewTextHandler(&log, nil)))
+		for range 30 { // two and a half minutes
+			a.Raise("source", "another process holds the slot", "wait")
+			<-time.After(5 * time.Second) // of the bubble's clock
+		}
+		a.Clear("source")
+		if n := strings.Count(log.String(), "msg=alarm"); n != 5 {
+			t.Errorf("%d lines in 150 s, want 5", n)
+		}
+		if n := strings.Count(log.String(), "msg=recovered"); n != 1 || !strings.Contains(log.String(), "times=30") {
+			t.Errorf("at the end: %s", log.String())
+		}
+	})
 }

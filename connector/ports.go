@@ -48,6 +48,9 @@ type Part struct {
 	Only string
 	// Not names mappings that are left out.
 	Not []string
+	// Aside, where it is not empty, says why what the mappings want of the change becomes dead letters of class mapping, uncounted ones that hold the
+	// change, rather than records.
+	Aside string
 }
 
 // Has reports whether a mapping is of the part.
@@ -63,9 +66,11 @@ type Output struct {
 	Records []*Record
 	Letters []*DeadLetter
 	// Misfits are letters of class mapping, one for each mapping that can't read the table as it was at the change: a column is gone, or has
-	// another type. The mapping is held, or the letters are stored, as the pipeline decides.
+	// another type, or the replica identity did not carry an old column that the mapping came to. The mapping is held, or the letters are stored, as
+	// the pipeline decides.
 	Misfits []*DeadLetter
-	// Fits counts the mappings that could read the change, wanted or not.
+	// Fits counts the mappings that the change shows to be able to read the table, wanted or not: those that read old columns only where the change
+	// has them.
 	Fits int
 }
 
@@ -135,6 +140,8 @@ type Saved struct {
 	Known map[RecordKey]Known
 	// OpenLetters counts the open dead letters, without the uncounted ones.
 	OpenLetters int
+	// Published are the tables that were published when the source last looked.
+	Published []Published
 }
 
 // RecordKey is RecordID made comparable.

@@ -1,6 +1,7 @@
 package connector
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +27,13 @@ type tracker struct {
 	inherited []Range // settled ranges of the checkpoint that this process started from, still beyond read
 	partial   []RecordKey
 
+	// tallies count the records of mappings with a brake, of the changes that this tracker has taken or that an earlier run had settled.
+	tallies tallies
+
 	settled *atomic.Uint64 // counts the changes that are settled; trackers share it
+
+	// How many the last checkpoint had: the next one's lists are made as long at once, since there may be many and they are made several times a second.
+	ranges, partials int
 }
 
 // openChange is a change some of whose records are not settled. It is guarded by tracker.mu.
@@ -35,6 +42,7 @@ type openChange struct {
 	commitTime time.Time
 	waiting    int         // records that are not settled
 	done       []RecordKey // records that are, while others wait
+	tallies    []tally     // what it was counted with
 
 	lowBefore  Position
 	lowTime    time.Time
@@ -46,7 +54,8 @@ type openChange struct {
 }
 
 func newTracker(cp *Checkpoint, settled *atomic.Uint64) *tracker {
-	return &tracker{settled: settled, read: cp.Settled, readTime: cp.CommitTime, mark: cp.Flush, inherited: cp.Ranges, partial: cp.Partial}
+	return &tracker{settled: settled, read: cp.Settled, readTime: cp.CommitTime, mark: cp.Flush, inherited: cp.Ranges, partial: cp.Partial,
+		tallies: talliesOf(cp.Brakes)}
 }
 
 // skip reports whether the change at p needs nothing more: this process has read it already, or the checkpoint that
@@ -61,24 +70,37 @@ func (t *tracker) skip(p Position, at time.Time) bool {
 		t.inherited = t.inherited[1:]
 	}
 	if len(t.inherited) > 0 && p.Compare(t.inherited[0].From) >= 0 {
-		t.read, t.readTime = p, at
+		t.pass(p, at)
 		return true
 	}
 	return false
 }
 
+// pass notes that p was read. What an earlier run has settled of changes up to it is of no more use.
+func (t *tracker) pass(p Position, at time.Time) {
+	t.read, t.readTime = p, at
+	for len(t.partial) > 0 && t.partial[0].Position.Compare(p) <= 0 {
+		t.partial = t.partial[1:]
+	}
+}
+
 // add notes a change that was read and of which `waiting` records are to be settled; with none it is settled at once and nil comes back.
-func (t *tracker) add(p Position, at time.Time, waiting int, done []RecordKey) *openChange {
+// counted is what brakes count it with.
+func (t *tracker) add(p Position, at time.Time, waiting int, done []RecordKey, counted ...tally) *openChange {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for _, y := range counted {
+		t.tallies.add(y)
+	}
 	low, lowTime := t.read, t.readTime
-	t.read, t.readTime = p, at
+	t.pass(p, at)
 	if waiting == 0 {
 		t.settled.Add(1)
 		return nil
 	}
 	c := &openChange{tracker: t, position: p, commitTime: at, waiting: waiting, done: done,
-		lowBefore: low, lowTime: lowTime, markBefore: t.mark, prev: t.last}
+		lowBefore: low, lowTime: lowTime, markBefore: t.mark, prev: t.last,
+		tallies: slices.Clone(counted)}
 	if t.last != nil {
 		t.last.next = c
 	} else {
@@ -127,7 +149,15 @@ func (t *tracker) checkpoint() *Checkpoint {
 	if t.first != nil {
 		cp.Settled, cp.CommitTime, cp.Flush = t.first.lowBefore, t.first.lowTime, t.first.markBefore
 	}
+	cp.Ranges, cp.Partial = slices.Grow(cp.Ranges, t.ranges), slices.Grow(cp.Partial, t.partials)
+	settled := slices.Clone(t.tallies)
 	for c := t.first; c != nil; c = c.next {
+		for _, y := range c.tallies {
+			y.n = -y.n
+			if settled.of(y.mapping, y.minute) > 0 { // else it is forgotten
+				settled.add(y)
+			}
+		}
 		end := t.read
 		if c.next != nil {
 			end = c.next.lowBefore
@@ -150,6 +180,8 @@ func (t *tracker) checkpoint() *Checkpoint {
 			cp.Partial = append(cp.Partial, k)
 		}
 	}
+	t.ranges, t.partials = len(cp.Ranges), len(cp.Partial)
+	settled.tell(cp)
 	return cp
 }
 

@@ -3,6 +3,7 @@ package connector
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -100,7 +101,12 @@ func (p *Pipeline) holdAgain(t *track, c *Change, why Hold, reason string) {
 func (p *Pipeline) alarmHeld(t *track) {
 	cure := "mend the mapping's file and reload (kill -HUP, or start again): its changes come again from there. Rows from before a column was renamed keep the old name: read " +
 		"them with get(new, \"old_name\"); or give them up as dead letters: tuzhan-cdc deadletters set-aside --mapping " + t.Mapping
-	if t.Held != HoldMisfit {
+	switch t.Held {
+	case HoldMisfit:
+	case HoldBrake:
+		cure = "where all of it is meant, let through what was committed up to now: tuzhan-cdc resume --mapping " + t.Mapping +
+			"; or make dead letters of it: tuzhan-cdc deadletters set-aside --mapping " + t.Mapping
+	default:
 		cure = "tuzhan-cdc resume --mapping " + t.Mapping + "; or give its changes up as dead letters: tuzhan-cdc deadletters set-aside --mapping " + t.Mapping
 	}
 	p.alarms.Raise("held/"+t.Mapping, fmt.Sprintf("mapping %s is held since position %s, the others flow: %s", t.Mapping, t.Since, t.Reason), cure)
@@ -144,8 +150,9 @@ func (p *Pipeline) advanceTracks(lsn LSN) {
 	read := p.tracker.furthest()
 	oldest, _, open := p.tracker.oldest()
 	p.tracks = slices.DeleteFunc(p.tracks, func(t *track) bool {
-		// A mapping whose misfits are set aside stays apart until it fits again: else it would be held anew.
-		if t.Held == "" && t.Until.IsZero() && read.Compare(t.Since) >= 0 && t.tracker.caughtUp(read) && (!t.SetAside || t.fits) {
+		// A mapping whose misfits are set aside stays apart until it fits again: else it would be held anew. So does one that was given up, until all of
+		// that has come.
+		if t.Held == "" && t.Until.IsZero() && read.Compare(t.Since) >= 0 && t.tracker.caughtUp(read) && (!t.SetAside || t.fits) && p.pastGivenUp(t.Mapping, lsn) {
 			t.Until = read.next()
 		}
 		if t.Until.IsZero() || t.Held != "" || p.streamed.Compare(t.Until.prev()) < 0 {
@@ -155,25 +162,34 @@ func (p *Pipeline) advanceTracks(lsn LSN) {
 		if t.tracker.opened() == 0 && (!open || oldest.Compare(t.Until) >= 0) {
 			p.log.Info("mapping has caught up", "mapping", t.Mapping, "since", t.Since, "until", t.Until)
 			p.alarms.Clear("held/" + t.Mapping)
+			p.tracker.inherit(t.tracker)
 			return true
 		}
 		return false
 	})
 }
 
-// checkpoint gives the checkpoint as it is now, without lineage and time. What all have read is asked first: a track that comes into being
-// meanwhile begins beyond it.
+// checkpoint gives the checkpoint as it is now, without lineage and time. No track comes or goes meanwhile; one that comes then begins beyond what
+// all have read.
 func (p *Pipeline) checkpoint() *Checkpoint {
-	cp := p.tracker.checkpoint()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	cp := p.tracker.checkpoint()
 	for _, t := range p.tracks {
 		own := t.tracker.checkpoint()
 		saved := t.Track
 		saved.Settled, saved.Ranges, saved.Partial = own.Settled, own.Ranges, own.Partial
 		cp.Tracks = append(cp.Tracks, saved)
 		cp.Flush = min(cp.Flush, own.Flush)
+		talliesOf(own.Brakes).tell(cp)
 	}
+	for name, b := range p.brakes {
+		if b.freed > 0 || b.givenUp > 0 {
+			saved := cp.brake(name)
+			saved.Freed, saved.GivenUp = b.freed, b.givenUp
+		}
+	}
+	slices.SortFunc(cp.Brakes, func(a, b Brake) int { return strings.Compare(a.Mapping, b.Mapping) })
 	return cp
 }
 

@@ -16,6 +16,7 @@ type bound struct {
 	optValue      *source // nil: mapping.opt.byOp says
 	tableName     string
 	envelopes     map[string]string // of a group relation, by optType
+	olds          []int             // indexes of the old columns that it reads, but for a comparison of groups
 	// err says why the mapping can't read this shape; nothing else is set then.
 	err error
 }
@@ -44,8 +45,17 @@ func (m *mapping) bind(table *connector.Table, o *Options, ps *strict.Problems) 
 			ps.Add(m.orderBy.at(0), "orderBy: want one value, but the expression gives %s", p.static)
 		}
 	}
+	for _, u := range m.columns() {
+		if i := table.Column(u.name); u.old && i >= 0 {
+			c.olds = append(c.olds, i)
+		}
+	}
 	c.payload = b.object(m.payload, m.payload.spec.fields)
 	switch m.kind {
+	case connector.Point:
+		if m.open {
+			c.payload.add(field{name: "relateBizCode"}, b.uuid(nil), m.payload.node)
+		}
 	case connector.Event:
 		b.eventDefaults(c.payload)
 	case connector.GroupRelation:

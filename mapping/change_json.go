@@ -1,12 +1,14 @@
 package mapping
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 )
@@ -17,7 +19,7 @@ import (
 //	 "columns":[{"name":"id","type":20,"base":20,"typeName":"bigint","key":true}, ...],
 //	 "new":{"id":"1","note":null},"old":{"id":"1"},"unknown":["old.note"]}
 //
-// Values are PostgreSQL's text, null is null. Columns that PostgreSQL did not send stand under "unknown" and nowhere else; new and old are
+// Values are PostgreSQL's text, null is null; one that is no UTF-8 is {"hex":"cfc2"}. Columns that PostgreSQL did not send stand under "unknown" and nowhere else; new and old are
 // left out where the operation has no such row, and commitTime where the change has none (a snapshot).
 func ChangeJSON(c *connector.Change) []byte {
 	t := c.Table
@@ -85,17 +87,42 @@ func appendTuple(dst []byte, name string, t *connector.Table, tuple connector.Tu
 		}
 		first = false
 		dst = append(appendQuoted(dst, []byte(t.Columns[i].Name)), ':')
-		if d.Kind == connector.Null {
+		switch {
+		case d.Kind == connector.Null:
 			dst = append(dst, "null"...)
-		} else {
+		case utf8.Valid(d.Text):
 			dst = appendQuoted(dst, d.Text)
+		default:
+			dst = append(hex.AppendEncode(append(dst, `{"hex":"`...), d.Text), `"}`...)
 		}
 	}
 	return append(dst, '}'), unknown
 }
 
-// ParseChange reads what ChangeJSON wrote. Which of the unknown columns were unchanged TOAST values is not kept: all come back as Absent.
-// The change's memory is its own.
+// storedText is a value as ChangeJSON writes it.
+type storedText []byte
+
+// UnmarshalJSON reads a text, or {"hex": ...}.
+func (s *storedText) UnmarshalJSON(data []byte) error {
+	if len(data) > 0 && data[0] == '{' {
+		var j struct{ Hex *string }
+		if err := json.Unmarshal(data, &j); err != nil || j.Hex == nil {
+			return fmt.Errorf("a value that is neither text nor {\"hex\": ...}")
+		}
+		raw, err := hex.DecodeString(*j.Hex)
+		*s = raw
+		return err
+	}
+	var text string
+	if err := json.Unmarshal(data, &text); err != nil {
+		return err
+	}
+	*s = []byte(text)
+	return nil
+}
+
+// ParseChange reads what ChangeJSON wrote. An unknown column of the new row comes back as Unchanged, since nothing else is unknown there, and one
+// of the old row as Absent. The change's memory is its own.
 func ParseChange(data []byte) (*connector.Change, error) {
 	var j struct {
 		Op, Schema, Table, Identity string
@@ -108,7 +135,7 @@ func ParseChange(data []byte) (*connector.Change, error) {
 			TypeName   string
 			Key        bool
 		}
-		New, Old map[string]*string
+		New, Old map[string]*storedText
 		Unknown  []string
 	}
 	if err := json.Unmarshal(data, &j); err != nil {
@@ -125,7 +152,7 @@ func ParseChange(data []byte) (*connector.Change, error) {
 	for _, c := range j.Columns {
 		t.Columns = append(t.Columns, connector.Column{Name: c.Name, TypeOID: c.Type, BaseOID: c.Base, TypeName: c.TypeName, Key: c.Key})
 	}
-	read := func(name string, values map[string]*string) connector.Tuple {
+	read := func(name string, values map[string]*storedText, unknown connector.DatumKind) connector.Tuple {
 		if values == nil && !slices.ContainsFunc(j.Unknown, func(u string) bool { return strings.HasPrefix(u, name+".") }) {
 			return nil
 		}
@@ -135,10 +162,13 @@ func ParseChange(data []byte) (*connector.Change, error) {
 			case ok && v == nil:
 				tuple[i].Kind = connector.Null
 			case ok:
-				tuple[i] = connector.Datum{Kind: connector.Text, Text: []byte(*v)}
+				tuple[i] = connector.Datum{Kind: connector.Text, Text: *v}
+			default:
+				tuple[i].Kind = unknown
 			}
 		}
 		return tuple
 	}
-	return &connector.Change{Position: j.Position, CommitTime: j.CommitTime, Op: op, Table: t, New: read("new", j.New), Old: read("old", j.Old)}, nil
+	return &connector.Change{Position: j.Position, CommitTime: j.CommitTime, Op: op, Table: t, New: read("new", j.New, connector.Unchanged),
+		Old: read("old", j.Old, connector.Absent)}, nil
 }

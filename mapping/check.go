@@ -182,15 +182,18 @@ func (m *mapping) checkIdentity(t *connector.Table, f *Findings) {
 	if !m.ops[connector.Update] && !m.ops[connector.Delete] {
 		return
 	}
-	cure := fmt.Sprintf("ALTER TABLE %s.%s REPLICA IDENTITY FULL;", quoteIdentifier(t.Schema), quoteIdentifier(t.Name))
+	cure := identityCure(t)
 	if t.Identity != connector.IdentityFull && !slices.ContainsFunc(t.Columns, func(c connector.Column) bool { return c.Key }) {
-		f.Errors.AddHint(m.node, "Add a primary key, or: "+cure,
+		f.Errors.AddHint(m.node, cure+" -- or add a primary key",
 			"mapping %s: table %s has no replica identity: once its updates and deletes are published, PostgreSQL refuses the application's own", m.name, t)
 		return
 	}
-	var compared []string
+	var compared, long []string
 	for _, c := range m.columns() {
 		i := t.Column(c.name)
+		if i >= 0 && c.new && m.ops[connector.Update] && t.Identity != connector.IdentityFull && t.Columns[i].Toasted && !t.Columns[i].Key {
+			long = append(long, c.name)
+		}
 		if i < 0 || t.Columns[i].Key || t.Identity == connector.IdentityFull {
 			continue
 		}
@@ -211,6 +214,19 @@ func (m *mapping) checkIdentity(t *connector.Table, f *Findings) {
 			"mapping %s: an update of table %s can't be compared with the old row, whose %s the replica identity does not carry: each one is sent as optType update",
 			m.name, t, strings.Join(compared, ", "))
 	}
+	if len(long) > 0 {
+		f.Warnings.AddHint(m.node, cure,
+			"mapping %s reads %s of table %s, which holds long values: PostgreSQL does not send those that an update left alone, and where the mapping comes to one the row becomes a dead letter",
+			m.name, strings.Join(long, ", "), t)
+	}
+}
+
+// identityCure is the SQL that makes old rows, and long values, come with every change.
+func identityCure(t *connector.Table) string {
+	if t.FullIdentity != "" {
+		return strings.ReplaceAll(t.FullIdentity, "\n", " ")
+	}
+	return fmt.Sprintf("ALTER TABLE %s.%s REPLICA IDENTITY FULL;", quoteIdentifier(t.Schema), quoteIdentifier(t.Name))
 }
 
 // quoteIdentifier quotes a name for SQL.

@@ -29,7 +29,7 @@ func TestCheck(t *testing.T) {
 	byIndex := underKey(ordersTable(), connector.IdentityIndex, "phone", "status")
 	const cure = "\n    ALTER TABLE \"crm\".\"orders\" REPLICA IDENTITY FULL;"
 	unreadable := "m.yaml:1:10: mapping m: table crm.orders has no replica identity: once its updates and deletes are published, PostgreSQL refuses the application's own\n" +
-		"    Add a primary key, or: ALTER TABLE \"crm\".\"orders\" REPLICA IDENTITY FULL;"
+		"    ALTER TABLE \"crm\".\"orders\" REPLICA IDENTITY FULL; -- or add a primary key"
 	old := func(at, column, more string) string {
 		return "m.yaml:" + at + ": mapping m reads the old row's column " + column + ", which the replica identity of table crm.orders does not carry: it would be unknown" + more + cure
 	}

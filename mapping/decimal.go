@@ -405,12 +405,32 @@ func compareNumbers(x, y any) (int, error) {
 			return compareOrdered(x, y), nil
 		}
 	}
+	if i, j := infiniteSign(x), infiniteSign(y); (i != 0 || j != 0) && !isNaN(x) && !isNaN(y) {
+		return compareOrdered(i, j), nil
+	}
 	dx, okX := toDecimal(x)
 	dy, okY := toDecimal(y)
 	if !okX || !okY {
 		return 0, errNaN
 	}
 	return dx.Cmp(dy), nil
+}
+
+// infiniteSign is 1 or -1 for the infinities, 0 for other numbers.
+func infiniteSign(n any) int {
+	f, ok := n.(float64)
+	switch {
+	case ok && math.IsInf(f, 1):
+		return 1
+	case ok && math.IsInf(f, -1):
+		return -1
+	}
+	return 0
+}
+
+func isNaN(n any) bool {
+	f, ok := n.(float64)
+	return ok && math.IsNaN(f)
 }
 
 func compareOrdered[T int | float64](x, y T) int {

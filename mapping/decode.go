@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -11,7 +12,12 @@ import (
 
 // Set is the mappings of a configuration, in the order of their files. The zero value is empty and ready. Add to it before it is used; from then
 // on it is safe for concurrent use.
-type Set struct{ mappings []*mapping }
+type Set struct {
+	// OpenPoints says that platform.pointAPI is open: points have that API's fields. Set it before Decode.
+	OpenPoints bool
+
+	mappings []*mapping
+}
 
 // mapping is one mapping of the file.
 type mapping struct {
@@ -24,7 +30,9 @@ type mapping struct {
 	payload       *template
 	envelope      string // publicParams as JSON; for a group relation without optType
 	resend        bool
+	open          bool // a point of the open API
 	replace       bool
+	maxPerMinute  int // 0: no brake
 	opt           optType
 }
 
@@ -70,6 +78,17 @@ func (s *Set) Has(kind connector.Kind) bool {
 	return slices.ContainsFunc(s.mappings, func(m *mapping) bool { return m.kind == kind })
 }
 
+// MaxPerMinute gives the brakes: by mapping, the most records that it may make of what was committed in one minute. Mappings without a brake are missing.
+func (s *Set) MaxPerMinute() map[string]int {
+	brakes := map[string]int{}
+	for _, m := range s.mappings {
+		if m.maxPerMinute > 0 {
+			brakes[m.name] = m.maxPerMinute
+		}
+	}
+	return brakes
+}
+
 // Decode adds the mappings of a list in a file: the value of `mappings:`. Problems go to ps, which must be the one that the file was
 // parsed with; a mapping with problems is left out, though its name counts as taken.
 func (s *Set) Decode(list strict.Node, ps *strict.Problems) {
@@ -99,14 +118,14 @@ type decoder struct {
 }
 
 // later are keys that a mapping will take; a key that nobody honours is refused.
-func later() []string { return []string{"maxPerMinute", "tests"} }
+func later() []string { return []string{"tests"} }
 
 func (d *decoder) mapping(n strict.Node) {
 	if !n.IsMap() {
 		d.ps.Add(n, "want a mapping with name, table, on, and one of point, event, groupRelation; got %s", n.Kind())
 		return
 	}
-	fields := n.Fields(append([]string{"name", "table", "on", "when", "orderBy", "point", "event", "groupRelation", "uncertain", "onChange"}, later()...)...)
+	fields := n.Fields(append([]string{"name", "table", "on", "when", "orderBy", "point", "event", "groupRelation", "uncertain", "onChange", "maxPerMinute"}, later()...)...)
 	for _, name := range later() {
 		if at := fields[name]; !at.IsZero() {
 			d.ps.Add(at, "%s is not supported yet: take it out", name)
@@ -276,7 +295,8 @@ func (d *decoder) payload(n strict.Node, fields map[string]strict.Node) {
 	t := &templates{ps: d.ps}
 	switch d.m.kind {
 	case connector.Point:
-		d.m.payload = t.object(body, "point", pointFields())
+		d.m.payload = t.object(body, "point", pointFields(d.set.OpenPoints))
+		d.m.open = d.set.OpenPoints
 	case connector.Event:
 		d.params(body, eventParams(), false)
 		d.m.payload = t.object(body, "event", eventFields(), "publicParams")
@@ -358,6 +378,9 @@ func (d *decoder) optType(n strict.Node) {
 }
 
 func (d *decoder) options(fields map[string]strict.Node) {
+	if n, ok := fields["maxPerMinute"].Int(1, math.MaxInt32); ok {
+		d.m.maxPerMinute = int(n)
+	}
 	if n := fields["uncertain"]; !n.IsZero() {
 		value, ok := n.Enum("hold", "resend")
 		d.m.resend = value == "resend"

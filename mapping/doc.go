@@ -23,8 +23,12 @@
 //   - x[1:3] cuts text by characters; date("2024-05-01") is in the configured time zone; string(nil) is nil.
 //
 // Columns are read as: smallint, integer, bigint, oid: integer; numeric: decimal; real, double precision: float; boolean; char(n): text without the blanks at its end; timestamp, timestamptz,
-// date: time; json, jsonb: what they hold, numbers exact; arrays of these: list; all else, time of day, interval, inet, uuid, bytea (\x...) and enums among it:
-// PostgreSQL's text.
+// date: time; json, jsonb: what they hold, numbers exact; arrays: list of what their elements are; domains: what lies below them; all else, time of day, interval,
+// inet, uuid, bytea (\x...), money, ranges, composites and enums among it: PostgreSQL's text.
+//
+// NaN and the infinities of numbers, infinity as a time, and times before Christ and after the year 9999 can be compared (infinity is later than any time,
+// and greater than any number; NaN equals nothing, itself neither), and such times computed with; where one comes to be sent it is an error. A value
+// that is no UTF-8 (of a database in SQL_ASCII) is an error wherever it is read.
 //
 // # Values in payloads
 //

@@ -117,7 +117,11 @@ func TestExpressions(t *testing.T) {
 		"made_at.Year()": "int 2024", "int(made_at.Month()) == 5": "bool true", "born.Year() + 1": "int 1991", `born < date("2000-01-01")`: "bool true",
 		"seen_at.UnixMilli()": "int 1714536000123", `made_at.In(timezone("UTC")).Hour()`: "int 4", `made_at.Format("2006-01-02")`: `string "2024-05-01"`,
 		"made_at.After(born)": "bool true", "made_at.AddDate(0, 0, 1).Day()": "int 2", "(seen_at ?? born).Before(made_at)": "bool true",
-		"endless": "error: column endless is infinity, which is no time that can be sent",
+		"endless": "error: the value is infinity, which is no time that can be sent", "endless > made_at": "bool true", "endless == endless": "bool true",
+		"endless < commitTime": "bool false", "endless - made_at": "error: - can't take an infinite timestamp and a timestamp", "endless == nil": "bool false",
+		"type(endless)": `string "time"`, `endless > date("9999-12-31") ? nil : endless`: "nil null",
+		"endless.Year()":         "error: the expression failed: a field was read of what has none; x?.field is null where x is null",
+		"made_at.After(endless)": "error: the expression failed: a function got a value that it does not take",
 		// JSON and lists
 		"doc.a + 1": "int 2", "doc.big": "decimal 12345678901234567890", "doc.price": "decimal 0.10", "doc.none": "nil null", "doc?.none?.x": "nil null",
 		"doc.none.x":        "error: the expression failed: a field was read of what has none; x?.field is null where x is null",
@@ -143,16 +147,16 @@ func TestExpressions(t *testing.T) {
 
 // TestRows reads new, old and bare columns where the operation has no such row, and where PostgreSQL did not send a value.
 func TestRows(t *testing.T) {
-	table, full := wide(), wideRow()
+	table, full := underKey(wide(), connector.IdentityDefault, "id"), wideRow()
 	other := with(full, 6, "before")
 	partial := make(connector.Tuple, len(full)) // all Absent
 	partial[0] = full[0]
 	toast := with(full, 6, connector.Unchanged)
 	noOld := "error: there is no old row to read name from: insert has none (write old?.name, which is then nil)"
 	noNew := "error: there is no new row to read name from: delete has none (write name, which is the old row's on delete)"
-	absent := "error: column name is unknown: the table's replica identity does not carry it (ALTER TABLE ... REPLICA IDENTITY FULL sends it with later changes)"
+	absent := "error: column name is unknown: the table's replica identity does not carry it (ALTER TABLE \"crm\".\"wide\" REPLICA IDENTITY FULL; -- sends it with later changes)"
 	unchanged := "error: column name is unknown: PostgreSQL does not send a long value that an update left alone " +
-		"(ALTER TABLE ... REPLICA IDENTITY FULL sends it with later changes)"
+		"(ALTER TABLE \"crm\".\"wide\" REPLICA IDENTITY FULL; -- sends it with later changes)"
 	for _, c := range []struct {
 		op       connector.Op
 		new, old connector.Tuple

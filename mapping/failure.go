@@ -14,8 +14,10 @@ type failure struct {
 	cure string // what would help; "" where there is nothing to say
 	// unknown says that a value was read which PostgreSQL did not send.
 	unknown bool
-	path    string      // the payload's field, eventargs.c_price; "" for none
-	at      strict.Node // the place in the file; the zero Node stands for the mapping's own
+	// identity says that it was an old column, which the replica identity did not carry at this change.
+	identity bool
+	path     string      // the payload's field, eventargs.c_price; "" for none
+	at       strict.Node // the place in the file; the zero Node stands for the mapping's own
 }
 
 func (f *failure) Error() string {
@@ -50,6 +52,12 @@ func under(err error, name string, at strict.Node) error {
 		g.at = at
 	}
 	return &g
+}
+
+// lacksIdentity reports whether err says that an old column was not sent, because the replica identity did not carry it at this change.
+func lacksIdentity(err error) bool {
+	var f *failure
+	return errors.As(err, &f) && f.identity
 }
 
 // isUnknown reports whether err says that a value was not sent.

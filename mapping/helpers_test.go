@@ -140,6 +140,9 @@ func show(out *connector.Output) string {
 	for _, l := range out.Letters {
 		lines = append(lines, "letter: "+l.Reason)
 	}
+	for _, l := range out.Misfits {
+		lines = append(lines, "misfit: "+l.Reason)
+	}
 	return strings.Join(lines, "\n")
 }
 

@@ -20,7 +20,7 @@ var plainByte = func() (plain [256]bool) {
 	return plain
 }()
 
-// appendQuoted writes text as a JSON string. What is no UTF-8 (a database in SQL_ASCII may hold such) becomes U+FFFD.
+// appendQuoted writes text as a JSON string. What is no UTF-8 becomes U+FFFD; a column's value that is none does not come so far (row.read).
 func appendQuoted(dst, text []byte) []byte {
 	if !utf8.Valid(text) {
 		text = bytes.ToValidUTF8(text, []byte("\ufffd"))
@@ -61,9 +61,11 @@ func appendText(dst []byte, v any) ([]byte, error) {
 		}
 		return append(dst, "false"...), nil
 	case time.Time:
-		return appendTime(dst, x), nil
+		return appendTime(dst, x)
 	case calendarDate:
-		return appendDate(dst, x.Time), nil
+		return appendDate(dst, x.Time)
+	case infiniteTime:
+		return dst, errInfinity
 	case time.Duration:
 		return append(dst, x.String()...), nil
 	}
@@ -82,7 +84,7 @@ func appendValue(dst []byte, v any) ([]byte, error) {
 		return appendQuoted(dst, []byte(x)), nil
 	case bool:
 		return appendText(dst, x)
-	case time.Time, calendarDate, time.Duration:
+	case time.Time, calendarDate, infiniteTime, time.Duration:
 		text, err := appendText(nil, v)
 		return appendQuoted(dst, text), err
 	}

@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -40,7 +41,7 @@ const maxShapes = 10_000
 func commitMicros(c *connector.Change) int64 { return c.CommitTime.UnixMicro() }
 
 // Map appends what the mappings of part make of c, in the order of the file. A mapping that can't read the table as it was at the change (a
-// column is gone or has another type) is a misfit.
+// column is gone or has another type, or the replica identity did not carry an old column that it came to) is a misfit.
 func (m *mapper) Map(c *connector.Change, part connector.Part, out *connector.Output) {
 	mappings, ok := m.shapes[c.Table]
 	if !ok {
@@ -58,14 +59,48 @@ func (m *mapper) Map(c *connector.Change, part connector.Part, out *connector.Ou
 			out.Misfits = append(out.Misfits, m.letter(b, b.err))
 			continue
 		}
-		out.Fits++
 		before := len(out.Records)
 		if err := m.apply(b, out); err != nil {
 			out.Records = out.Records[:before]
-			out.Letters = append(out.Letters, m.letter(b, err))
 			m.row.set(c)
+			if lacksIdentity(err) {
+				out.Misfits = append(out.Misfits, m.letter(b, fewer(err, b.name)))
+				continue
+			}
+			l := m.letter(b, err)
+			l.Uncounted = part.Aside != ""
+			out.Letters = append(out.Letters, l)
+		}
+		if b.readable(c) {
+			out.Fits++
+		}
+		if n := len(out.Records); part.Aside != "" && n > before {
+			l := m.letter(b, fail("%s", part.Aside))
+			l.Number, l.Uncounted = out.Records[n-1].Number, true
+			out.Records = out.Records[:before]
+			out.Letters = append(out.Letters, l)
 		}
 	}
+}
+
+// readable reports whether the change shows that the mapping can read its table: where it reads old columns, only one that has them does.
+func (b *bound) readable(c *connector.Change) bool {
+	for _, i := range b.olds {
+		if i >= len(c.Old) || c.Old[i].Kind == connector.Absent {
+			return false
+		}
+	}
+	return true
+}
+
+// fewer adds to a failure for want of an old column what becomes of the changes that lack it.
+func fewer(err error, mapping string) error {
+	var f *failure
+	if !errors.As(err, &f) {
+		return err
+	}
+	g := *f
+	return g.hint("%s; those until then can only be given up: tuzhan-cdc deadletters set-aside --mapping %s", f.cure, mapping)
 }
 
 // bind compiles the mappings of a table for a shape that came for the first time.

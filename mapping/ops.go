@@ -104,6 +104,15 @@ func asTime(v any) (time.Time, bool) {
 	return time.Time{}, false
 }
 
+// moment gives a timestamp or a date as a time.Time, or the sign of an infinite one.
+func moment(v any) (at time.Time, sign int, ok bool) {
+	if x, ok := v.(infiniteTime); ok {
+		return time.Time{}, x.sign, true
+	}
+	at, ok = asTime(v)
+	return at, 0, ok
+}
+
 // add is + for numbers, texts, and timestamps with durations.
 func add(a, b any) (any, error) {
 	switch x := a.(type) {
@@ -182,8 +191,10 @@ func compare(op string, a, b any) (int, error) {
 			return cmp.Compare(x, y), nil
 		}
 	default:
-		if x, ok := asTime(a); ok {
-			if y, ok := asTime(b); ok {
+		if x, i, ok := moment(a); ok {
+			if y, j, ok := moment(b); ok && (i != 0 || j != 0) {
+				return cmp.Compare(i, j), nil
+			} else if ok {
 				return x.Compare(y), nil
 			}
 			break
@@ -371,7 +382,7 @@ func typeWord(v any) string {
 		return "bool"
 	case string:
 		return "string"
-	case time.Time, calendarDate:
+	case time.Time, calendarDate, infiniteTime:
 		return "time"
 	case time.Duration:
 		return "duration"

@@ -237,6 +237,9 @@ func (v *timePlan) mapped(dst []byte, r *row) ([]byte, bool, error) {
 			return dst, false, err
 		}
 		at, err := parseTimestamp(d.Text, r.zone)
+		if err == nil {
+			err = sendable(at)
+		}
 		if err != nil {
 			return dst, false, c.failed(err)
 		}
@@ -246,8 +249,11 @@ func (v *timePlan) mapped(dst []byte, r *row) ([]byte, bool, error) {
 	if err != nil || value == nil {
 		return dst, false, err
 	}
-	if at, ok := asTime(value); ok {
-		return strconv.AppendInt(dst, at.UnixMilli(), 10), true, nil
+	if at, infinite, ok := moment(value); ok {
+		if err = sendable(at); infinite != 0 {
+			err = errInfinity
+		}
+		return strconv.AppendInt(dst, at.UnixMilli(), 10), err == nil, err
 	}
 	ms, err := wholeNumber(value)
 	if err != nil {
@@ -266,7 +272,7 @@ func (v *argPlan) encode(dst []byte, r *row) ([]byte, bool, error) {
 		case intKind, decimalKind, floatKind:
 			return c.number(dst, r)
 		case jsonKind:
-			if d, err := r.read(c); err == nil && isNumber(bytes.TrimLeft(d.Text, " \t\r\n")) {
+			if d, err := r.read(c); err == nil && isNumber(bytes.TrimSpace(d.Text)) {
 				return append(dst, bytes.TrimSpace(d.Text)...), true, nil
 			}
 		}
@@ -296,8 +302,20 @@ func (c *column) number(dst []byte, r *row) ([]byte, bool, error) {
 	if err != nil || d.Kind == connector.Null {
 		return dst, false, err
 	}
-	if !isNumber(d.Text) {
-		return dst, false, c.failed(errNotJSON)
+	switch c.typ.kind {
+	case intKind:
+		_, err = decodeInt(d.Text)
+	case decimalKind:
+		if !isDecimal(d.Text) {
+			err = noNumber(d.Text)
+		}
+	default:
+		if _, err = decodeFloat(d.Text); err == nil && !isNumber(d.Text) {
+			err = errNotJSON
+		}
+	}
+	if err != nil {
+		return dst, false, c.failed(err)
 	}
 	return append(dst, d.Text...), true, nil
 }

@@ -86,6 +86,12 @@ func (w *rewriter) column(at ast.Node, s side, name string, soft, mayMiss bool) 
 }
 
 func (w *rewriter) missing(at ast.Node, name string) {
+	for _, o := range w.table.Omitted {
+		if o.Column == name {
+			w.mistake(at, "Compute it from the other columns.", "column %s of table %s does not come with the stream: %s", name, w.table, o.Why)
+			return
+		}
+	}
 	names := make([]string, len(w.table.Columns))
 	for i, c := range w.table.Columns {
 		names[i] = c.Name

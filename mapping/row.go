@@ -3,6 +3,7 @@ package mapping
 import (
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/expr-lang/expr/vm"
 
@@ -107,16 +108,23 @@ func (r *row) read(c *column) (connector.Datum, error) {
 		return connector.Datum{}, noRow(c, r.change.Op)
 	}
 	if c.index >= len(tuple) {
-		return connector.Datum{}, unknownColumn(c, "was not sent")
+		return connector.Datum{}, unknownColumn(c, r.change.Table, "was not sent")
 	}
 	switch d := tuple[c.index]; d.Kind {
-	case connector.Null, connector.Text:
+	case connector.Null:
+		return d, nil
+	case connector.Text:
+		if !utf8.Valid(d.Text) {
+			return d, fail("column %s holds bytes that are no UTF-8", c.name).
+				hint("a database in SQL_ASCII keeps what clients have sent: write the value again as UTF-8; that change is then read")
+		}
 		return d, nil
 	case connector.Unchanged:
-		return d, unknownColumn(c, "is unknown: PostgreSQL does not send a long value that an update left alone")
-	default:
-		return d, unknownColumn(c, "is unknown: the table's replica identity does not carry it")
+		return d, unknownColumn(c, r.change.Table, "is unknown: PostgreSQL does not send a long value that an update left alone")
 	}
+	f := unknownColumn(c, r.change.Table, "is unknown: the table's replica identity does not carry it")
+	f.identity = c.side == oldSide || c.side == bareSide && r.change.Op == connector.Delete
+	return connector.Datum{}, f
 }
 
 func noRow(c *column, op connector.Op) error {
@@ -131,8 +139,11 @@ func noRow(c *column, op connector.Op) error {
 	return f
 }
 
-func unknownColumn(c *column, why string) error {
-	f := fail("column %s %s", c.name, why).hint("ALTER TABLE ... REPLICA IDENTITY FULL sends it with later changes")
+func unknownColumn(c *column, t *connector.Table, why string) *failure {
+	f := fail("column %s %s", c.name, why).hint("%s -- sends it with later changes", identityCure(t))
+	if t.Identity == connector.IdentityFull { // the table's own would carry it
+		f.hint("the partition that the row is in has another replica identity than its table: tuzhan-cdc check names it; REPLICA IDENTITY FULL sends it with later changes")
+	}
 	f.unknown = true
 	return f
 }
@@ -152,6 +163,9 @@ func (r *row) value(c *column) (any, error) {
 
 // failed says of which column a value could not be used.
 func (c *column) failed(err error) error {
+	if err == nil {
+		return nil
+	}
 	if f, ok := err.(*failure); ok {
 		g := *f
 		if what, ok := strings.CutPrefix(f.text, "the value "); ok {

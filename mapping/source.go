@@ -66,17 +66,26 @@ func (c *column) text(r *row) (text []byte, ok bool, err error) {
 		return nil, false, err
 	}
 	switch c.typ.kind {
-	case textKind, intKind:
+	case textKind:
+		return d.Text, true, nil
+	case intKind:
+		if _, err := decodeInt(d.Text); err != nil {
+			return nil, false, c.failed(err)
+		}
 		return d.Text, true, nil
 	case blankTextKind:
 		return trimBlanks(d.Text), true, nil
 	case decimalKind:
-		if !isNumber(d.Text) {
-			return nil, false, c.failed(errNotJSON)
+		if !isDecimal(d.Text) {
+			return nil, false, c.failed(noNumber(d.Text))
 		}
 		return d.Text, true, nil
 	case boolKind:
-		if len(d.Text) == 1 && d.Text[0] == 't' {
+		b, err := decodeBool(d.Text)
+		if err != nil {
+			return nil, false, c.failed(err)
+		}
+		if b {
 			return trueText, true, nil
 		}
 		return falseText, true, nil
@@ -86,11 +95,11 @@ func (c *column) text(r *row) (text []byte, ok bool, err error) {
 			return nil, false, c.failed(err)
 		}
 		if c.typ.kind == dateKind {
-			r.text = appendDate(r.text[:0], at)
+			r.text, err = appendDate(r.text[:0], at)
 		} else {
-			r.text = appendTime(r.text[:0], at)
+			r.text, err = appendTime(r.text[:0], at)
 		}
-		return r.text, true, nil
+		return r.text, err == nil, c.failed(err)
 	case jsonKind:
 		switch t := bytes.TrimLeft(d.Text, " \t\r\n"); {
 		case len(t) == 0:

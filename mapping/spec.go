@@ -1,5 +1,7 @@
 package mapping
 
+import "slices"
+
 // This file is the platform's API as far as payloads go, in one table that both the check of the file and the encoding follow. The names and types
 // are the platform's, from its pages "外部积分-增加", "事件导入" and "客群关系导入"; what those leave open is left open here.
 
@@ -81,8 +83,37 @@ type field struct {
 
 func identityTypes() []string { return []string{"phone", "id", "openid", "unionid"} }
 
-// pointFields are the body of 外部积分-增加.
-func pointFields() []field {
+// pointFields are the body of 外部积分-增加, or of the open API's sibling.
+func pointFields(open bool) []field {
+	if open {
+		return openPointFields()
+	}
+	return append(increaseFields(),
+		field{name: "thirdId", refused: "thirdId is a field of the open API: set platform.pointAPI: open, or name the customer by phoneList, openids or audienceUserId"},
+		field{name: "relateBizCode", refused: "relateBizCode is a field of the open API: set platform.pointAPI: open, which makes it"})
+}
+
+// openPointFields are the body of /api/open/point/increase.
+func openPointFields() []field {
+	fields := []field{
+		{name: "audienceUserId", typ: intField, customer: true}, {name: "thirdId", customer: true},
+		{name: "point", typ: pointField, required: true},
+		{name: "remark", required: true},
+		{name: "eventType"},
+		{name: "relateBizCode", refused: "relateBizCode is made by the connector, as an event's uuid is: the same whenever this point is sent"},
+		{name: "nonce", refused: "nonce is made by the connector for each request"},
+		{name: "timestamp", refused: "timestamp is made by the connector for each request"},
+	}
+	for _, f := range increaseFields() {
+		if !slices.ContainsFunc(fields, func(x field) bool { return x.name == f.name }) {
+			fields = append(fields, field{name: f.name, refused: "the open API (platform.pointAPI: open) has no " + f.name +
+				" in a point: its fields are audienceUserId, thirdId, point, remark, eventType"})
+		}
+	}
+	return fields
+}
+
+func increaseFields() []field {
 	return []field{
 		{name: "openids", typ: listField, customer: true, fields: []field{
 			{name: "openid", customer: true}, {name: "unionid", customer: true},

@@ -5,21 +5,39 @@ import (
 	"time"
 )
 
+// infiniteTime is PostgreSQL's infinity or -infinity, by its sign. It can be compared with times; nothing else can be done with it.
+type infiniteTime struct{ sign int }
+
+// infinity tells the two infinite times.
+func infinity(text []byte) (infiniteTime, bool) {
+	switch string(text) {
+	case "infinity":
+		return infiniteTime{1}, true
+	case "-infinity":
+		return infiniteTime{-1}, true
+	}
+	return infiniteTime{}, false
+}
+
 // parseTimestamp reads a date, a timestamp or a timestamp with time zone as PostgreSQL writes them under datestyle ISO:
-// 2024-05-01, 2024-05-01 12:00:00.123456, 2024-05-01 12:00:00+05:30. Without an offset it is in zone. infinity, years before Christ and
-// years beyond 9999 have no place in the platform's JSON: they are failures. It allocates nothing but the failure.
+// 2024-05-01, 2024-05-01 12:00:00.123456, 2024-05-01 12:00:00+05:30, 0044-03-15 BC, 20000-01-01. Without an offset it is in zone. infinity is a
+// failure here. It allocates nothing but the failure.
 func parseTimestamp(text []byte, zone *time.Location) (time.Time, error) {
-	p := timestampParser{rest: text}
-	year := p.digits(4, 7)
+	rest, beforeChrist := bytes.CutSuffix(text, []byte(" BC"))
+	p := timestampParser{rest: rest}
+	year := p.digits(4, 6)
+	if year == 0 {
+		p.bad = true
+	}
+	if beforeChrist {
+		year = 1 - year
+	}
 	p.expect('-')
 	month := p.digits(2, 2)
 	p.expect('-')
 	day := p.digits(2, 2)
 	var hour, minute, second, nano int
 	if p.take(' ') || p.take('T') {
-		if bytes.Equal(p.rest, []byte("BC")) {
-			return time.Time{}, errBeforeChrist
-		}
 		hour = p.digits(2, 2)
 		p.expect(':')
 		minute = p.digits(2, 2)
@@ -33,19 +51,17 @@ func parseTimestamp(text []byte, zone *time.Location) (time.Time, error) {
 			}
 		}
 		if offset, ok := p.offset(); ok {
-			at := time.Date(year, time.Month(month), day, hour, minute, second-offset, nano, time.UTC)
-			if err := p.check(year, month, day, hour, minute, second); err != nil {
-				return time.Time{}, err
+			if !p.fits(year, month, day, hour, minute, second) {
+				return time.Time{}, errTimestamp
 			}
-			return at.In(zone), nil
+			return time.Date(year, time.Month(month), day, hour, minute, second-offset, nano, time.UTC).In(zone), nil
 		}
 	}
-	if err := p.check(year, month, day, hour, minute, second); err != nil {
-		switch string(text) {
-		case "infinity", "-infinity":
+	if !p.fits(year, month, day, hour, minute, second) {
+		if _, ok := infinity(text); ok {
 			return time.Time{}, errInfinity
 		}
-		return time.Time{}, err
+		return time.Time{}, errTimestamp
 	}
 	return time.Date(year, time.Month(month), day, hour, minute, second, nano, zone), nil
 }
@@ -110,15 +126,18 @@ func (p *timestampParser) offset() (seconds int, ok bool) {
 	return sign * seconds, true
 }
 
-func (p *timestampParser) check(year, month, day, hour, minute, second int) error {
-	if bytes.Equal(p.rest, []byte(" BC")) && !p.bad {
+// fits says that the text had the form, and that there is such a time.
+func (p *timestampParser) fits(year, month, day, hour, minute, second int) bool {
+	return !p.bad && len(p.rest) == 0 && month >= 1 && month <= 12 && day >= 1 && day <= daysIn(year, month) && hour <= 24 && minute <= 59 && second <= 60
+}
+
+// sendable says why a time can't be sent: what the platform's JSON has for times ends with the years 1 and 9999. Expressions may compute with
+// the others.
+func sendable(at time.Time) error {
+	switch year := at.Year(); {
+	case year < 1:
 		return errBeforeChrist
-	}
-	if p.bad || len(p.rest) > 0 || month < 1 || month > 12 || day < 1 || day > daysIn(year, month) || hour > 24 || minute > 59 || second > 60 ||
-		year < 1 {
-		return errTimestamp
-	}
-	if year > 9999 {
+	case year > 9999:
 		return errFarYear
 	}
 	return nil
@@ -140,8 +159,22 @@ func daysIn(year, month int) int {
 // textTime is how a timestamp looks in text: RFC 3339 with milliseconds, 2024-05-01T12:00:00.123+08:00.
 const textTime = "2006-01-02T15:04:05.000Z07:00"
 
-// appendTime writes a timestamp as text.
-func appendTime(dst []byte, at time.Time) []byte { return at.AppendFormat(dst, textTime) }
+// appendTime writes a timestamp as text: in UTC where its zone's offset has seconds, as those of local mean times before 1900 have, which RFC 3339
+// can't write.
+func appendTime(dst []byte, at time.Time) ([]byte, error) {
+	if err := sendable(at); err != nil {
+		return dst, err
+	}
+	if _, offset := at.Zone(); offset%60 != 0 {
+		at = at.UTC()
+	}
+	return at.AppendFormat(dst, textTime), nil
+}
 
 // appendDate writes a date as text: 2024-05-01.
-func appendDate(dst []byte, at time.Time) []byte { return at.AppendFormat(dst, time.DateOnly) }
+func appendDate(dst []byte, at time.Time) ([]byte, error) {
+	if err := sendable(at); err != nil {
+		return dst, err
+	}
+	return at.AppendFormat(dst, time.DateOnly), nil
+}

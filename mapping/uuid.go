@@ -3,6 +3,8 @@ package mapping
 import (
 	"crypto/sha1"
 	"strconv"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 )
 
 // uuidSpace is the name space of the connector's uuids: a uuid of its own, made once. It must never change.
@@ -17,9 +19,9 @@ func uuidPrefix(systemID, database, mapping string) []byte {
 	return prefix
 }
 
-// uuidPlan is an event's uuid. Where none is mapped, or it is null, it is a UUIDv5 (RFC 9562) of system identifier, database, mapping, position,
-// commit time in microseconds and number: the same whenever the change is mapped again, and another one for a change that got the same LSN
-// after a failover.
+// uuidPlan is an event's uuid, and relateBizCode of a point of the open API. Where none is mapped, or it is null, it is a UUIDv5 (RFC 9562) of
+// system identifier, database, mapping, position, commit time in microseconds and number: the same whenever the change is mapped again, and
+// another one for a change that got the same LSN after a failover.
 type uuidPlan struct {
 	mapped *textPlan // nil: none
 	prefix []byte
@@ -33,20 +35,32 @@ func (u *uuidPlan) encode(dst []byte, r *row) ([]byte, bool, error) {
 			return out, ok, err
 		}
 	}
-	name := append(r.text[:0], u.prefix...)
-	name = append(appendPosition(name, r.change.Position), 0)
-	name = append(strconv.AppendInt(name, commitMicros(r.change), 10), 0)
-	name = strconv.AppendInt(name, int64(r.number), 10)
-	r.text = name
+	r.text = appendName(append(r.text[:0], u.prefix...), r.change.Position, commitMicros(r.change), r.number)
+	return append(appendUUID(append(dst, '"'), r.text), '"'), true, nil
+}
+
+// RecordUUID gives the uuid that a record has where none is mapped: an event's uuid, or relateBizCode of a point of the open API. It needs no payload.
+func RecordUUID(systemID, database string, id connector.RecordID) string {
+	return string(appendUUID(nil, appendName(uuidPrefix(systemID, database, id.Mapping), id.Position, id.CommitTime.UnixMicro(), id.Number)))
+}
+
+// appendName appends to a prefix what names one record of the mapping.
+func appendName(prefix []byte, p connector.Position, micros int64, number int) []byte {
+	name := append(appendPosition(prefix, p), 0)
+	name = append(strconv.AppendInt(name, micros, 10), 0)
+	return strconv.AppendInt(name, int64(number), 10)
+}
+
+// appendUUID appends the UUIDv5 of a name that has its name space in front.
+func appendUUID(dst, name []byte) []byte {
 	sum := sha1.Sum(name)
 	sum[6] = sum[6]&0x0f | 0x50
 	sum[8] = sum[8]&0x3f | 0x80
-	dst = append(dst, '"')
 	for i, c := range sum[:16] {
 		if i == 4 || i == 6 || i == 8 || i == 10 {
 			dst = append(dst, '-')
 		}
 		dst = append(dst, hexDigits[c>>4], hexDigits[c&15])
 	}
-	return append(dst, '"'), true, nil
+	return dst
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,6 +32,7 @@ const (
 	dateKind
 	jsonKind
 	arrayKind
+	boxKind // an array's element that is text, where ; stands between the elements
 )
 
 // String names the kind in problems.
@@ -102,12 +104,18 @@ func elementKind(oid uint32) (k kind, ok bool) {
 		return jsonKind, true
 	case pgtype.BPCharArrayOID:
 		return blankTextKind, true
-	case pgtype.TextArrayOID, pgtype.VarcharArrayOID, pgtype.NameArrayOID, pgtype.QCharArrayOID, pgtype.UUIDArrayOID, pgtype.ByteaArrayOID,
-		pgtype.TimeArrayOID, pgtype.TimetzArrayOID, pgtype.IntervalArrayOID, pgtype.InetArrayOID, pgtype.CIDRArrayOID,
-		pgtype.MacaddrArrayOID, pgtype.XMLArrayOID:
-		return textKind, true
+	case pgtype.BoxArrayOID:
+		return boxKind, true
 	}
-	return textKind, false
+	_, ok = slices.BinarySearch(textArrays, oid)
+	return textKind, ok
+}
+
+// textArrays are the other array types that are built in: SELECT typarray FROM pg_type WHERE oid < 10000 AND typarray <> 0.
+var textArrays = []uint32{
+	143, 210, 270, 271, 272, 273, 629, 651, 719, 775, 791, 1001, 1002, 1003, 1006, 1008, 1009, 1010, 1011, 1012, 1013, 1015, 1017, 1018, 1019,
+	1027, 1034, 1040, 1041, 1183, 1187, 1263, 1270, 1561, 1563, 2201, 2207, 2208, 2209, 2210, 2211, 2287, 2949, 2951, 3221, 3643, 3644, 3645,
+	3735, 3770, 3905, 3907, 3909, 3911, 3913, 3927, 4073, 4090, 4097, 4192, 5039, 6150, 6151, 6152, 6153, 6155, 6157,
 }
 
 // columnType says how a column's text becomes a value.
@@ -127,28 +135,24 @@ func typeOf(c *connector.Column) columnType {
 type calendarDate struct{ time.Time }
 
 // decode makes the value that expressions see of a column's text: int, decimal.Decimal, float64, bool, string, time.Time, calendarDate,
-// []any, and for JSON also map[string]any and nil. Timestamps without a zone are in zone. numeric's NaN and infinities become float64's.
+// infiniteTime, []any, and for JSON also map[string]any and nil. Timestamps without a zone are in zone. numeric's NaN and infinities become
+// float64's.
 func (t columnType) decode(text []byte, zone *time.Location) (any, error) {
 	switch t.kind {
 	case blankTextKind:
 		return string(trimBlanks(text)), nil
 	case intKind:
-		i, err := strconv.ParseInt(string(text), 10, 64)
-		if err != nil {
-			return nil, fail("the value is no whole number of 64 bits")
-		}
-		return int(i), nil
+		return decodeInt(text)
 	case floatKind:
-		f, err := strconv.ParseFloat(string(text), 64)
-		if err != nil {
-			return nil, fail("the value is no floating-point number of 64 bits")
-		}
-		return f, nil
+		return decodeFloat(text)
 	case decimalKind:
 		return decodeNumeric(text)
 	case boolKind:
-		return len(text) == 1 && text[0] == 't', nil
+		return decodeBool(text)
 	case timestampKind, timestamptzKind, dateKind:
+		if endless, ok := infinity(text); ok {
+			return endless, nil
+		}
 		at, err := parseTimestamp(text, zone)
 		if err != nil {
 			return nil, err
@@ -168,13 +172,29 @@ func (t columnType) decode(text []byte, zone *time.Location) (any, error) {
 func trimBlanks(text []byte) []byte { return bytes.TrimRight(text, " ") }
 
 func decodeNumeric(text []byte) (any, error) {
-	if isNumber(text) {
-		d, err := decimal.NewFromString(string(text))
-		if err != nil {
-			return nil, fail("the value is no number that can be read")
-		}
-		return d, nil
+	if !isDecimal(text) {
+		return noFinite(text)
 	}
+	d, err := decimal.NewFromString(string(text))
+	if err != nil {
+		return nil, errNoNumber
+	}
+	return d, nil
+}
+
+func decodeFloat(text []byte) (float64, error) {
+	if !isNumber(text) {
+		return noFinite(text)
+	}
+	f, err := strconv.ParseFloat(string(text), 64)
+	if err != nil {
+		return 0, errNoNumber
+	}
+	return f, nil
+}
+
+// noFinite reads what float8 and numeric have beside finite numbers.
+func noFinite(text []byte) (float64, error) {
 	switch string(text) {
 	case "NaN":
 		return math.NaN(), nil
@@ -183,15 +203,74 @@ func decodeNumeric(text []byte) (any, error) {
 	case "-Infinity":
 		return math.Inf(-1), nil
 	}
-	return nil, fail("the value is no number that can be read")
+	return 0, errNoNumber
 }
 
-// isNumber tells a number from NaN, Infinity and -Infinity.
+var (
+	errNoWhole  = fail("the value is no whole number of 64 bits")
+	errNoNumber = fail("the value is no number that can be read")
+	errNoBool   = fail("the value is neither true nor false")
+)
+
+func decodeBool(text []byte) (bool, error) {
+	if len(text) != 1 || text[0] != 't' && text[0] != 'f' {
+		return false, errNoBool
+	}
+	return text[0] == 't', nil
+}
+
+// decodeInt reads a whole number in the one form that PostgreSQL writes: no plus sign, no zeros before it.
+func decodeInt(text []byte) (int, error) {
+	i, err := strconv.ParseInt(string(text), 10, 64)
+	if err != nil || text[0] == '+' || text[0] == '0' && len(text) > 1 || text[0] == '-' && text[1] == '0' {
+		return 0, errNoWhole
+	}
+	return int(i), nil
+}
+
+// digits counts the digits that text begins with.
+func digits(text []byte) (n int) {
+	for n < len(text) && text[n] >= '0' && text[n] <= '9' {
+		n++
+	}
+	return n
+}
+
+// isDecimal tells a number as numeric writes it, always in full.
+func isDecimal(text []byte) bool { return isNumber(text) && !bytes.ContainsAny(text, "eE") }
+
+// isNumber tells a number as JSON writes it, and PostgreSQL too, from NaN, Infinity and -Infinity.
 func isNumber(text []byte) bool {
-	if len(text) > 1 && text[0] == '-' {
+	text = bytes.TrimPrefix(text, []byte("-"))
+	n := digits(text)
+	if n == 0 || n > 1 && text[0] == '0' {
+		return false
+	}
+	if text = text[n:]; len(text) > 0 && text[0] == '.' {
+		if n = digits(text[1:]); n == 0 {
+			return false
+		}
+		text = text[1+n:]
+	}
+	if len(text) == 0 {
+		return true
+	}
+	if text[0] != 'e' && text[0] != 'E' {
+		return false
+	}
+	if text = text[1:]; len(text) > 0 && (text[0] == '+' || text[0] == '-') {
 		text = text[1:]
 	}
-	return len(text) > 0 && text[0] >= '0' && text[0] <= '9'
+	return len(text) > 0 && digits(text) == len(text)
+}
+
+// noNumber says why a text that is no number can't be sent as one.
+func noNumber(text []byte) error {
+	switch string(text) {
+	case "NaN", "Infinity", "-Infinity":
+		return errNotJSON
+	}
+	return errNoNumber
 }
 
 // decodeJSON reads JSON with numbers exact: int where they are whole and fit, decimal.Decimal otherwise.
@@ -208,6 +287,9 @@ func decodeJSON(text []byte) (any, error) {
 	return exactNumbers(v)
 }
 
+// maxJSONExponent bounds the exponents of JSON numbers, well beyond those of float8.
+const maxJSONExponent = 400
+
 func exactNumbers(v any) (any, error) {
 	var err error
 	switch x := v.(type) {
@@ -216,7 +298,8 @@ func exactNumbers(v any) (any, error) {
 			return int(i), nil
 		}
 		d, err := decimal.NewFromString(x.String())
-		if err != nil {
+		// json (not jsonb) keeps 1e999999999 as it is: to compare that, or to write it out, would take all memory.
+		if exponent := d.Exponent(); err != nil || strings.ContainsAny(x.String(), "eE") && (exponent > maxJSONExponent || exponent < -maxJSONExponent) {
 			return nil, fail("the value holds a JSON number that is too large")
 		}
 		return d, nil
@@ -240,13 +323,16 @@ func exactNumbers(v any) (any, error) {
 // bounds [2:3]= before it where they are not the usual ones.
 func decodeArray(text []byte, elem columnType, zone *time.Location) (any, error) {
 	if len(text) > 0 && text[0] == '[' {
-		_, rest, ok := bytes.Cut(text, []byte("]="))
-		if !ok {
+		bounds, rest, ok := bytes.Cut(text, []byte("="))
+		if !ok || !bytes.HasSuffix(bounds, []byte("]")) || len(bytes.Trim(bounds, "[]:-+0123456789")) > 0 {
 			return nil, errArray
 		}
 		text = rest
 	}
-	p := arrayParser{rest: text, elem: elem, zone: zone}
+	p := arrayParser{rest: text, elem: elem, zone: zone, comma: ',', ends: `,}{"\`}
+	if elem.kind == boxKind {
+		p.comma, p.ends = ';', `;}{"\`
+	}
 	list, err := p.list(0)
 	if err == nil && len(p.rest) > 0 {
 		err = errArray
@@ -263,9 +349,11 @@ var errArray = fail("the value is no array that can be read")
 const maxArrayDepth = 6
 
 type arrayParser struct {
-	rest []byte
-	elem columnType
-	zone *time.Location
+	rest  []byte
+	elem  columnType
+	zone  *time.Location
+	comma byte   // stands between the elements
+	ends  string // where an element without quotes ends
 }
 
 // take steps over c if it comes next.
@@ -294,7 +382,7 @@ func (p *arrayParser) list(depth int) ([]any, error) {
 		if p.take('}') {
 			return list, nil
 		}
-		if !p.take(',') {
+		if !p.take(p.comma) {
 			return nil, errArray
 		}
 	}
@@ -321,7 +409,7 @@ func (p *arrayParser) item(depth int) (any, error) {
 			p.rest = p.rest[1:]
 		}
 	}
-	end := bytes.IndexAny(p.rest, `,}{"\`)
+	end := bytes.IndexAny(p.rest, p.ends)
 	if end <= 0 || p.rest[end] == '{' || p.rest[end] == '"' || p.rest[end] == '\\' {
 		return nil, errArray
 	}
@@ -344,6 +432,8 @@ func typeName(v any) string {
 		return "text"
 	case time.Time, calendarDate:
 		return "a timestamp"
+	case infiniteTime:
+		return "an infinite timestamp"
 	case time.Duration:
 		return "a duration"
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -92,6 +93,11 @@ func readFlags(args []string, errs io.Writer) (listen string, o platformsim.Opti
 	f.BoolVar(&o.UpdateReplaces, "update-replaces", false, "read a group update as replacing all groups of the customer")
 	f.BoolVar(&o.NoLedger, "no-ledger", false, "keep counts only, for benchmarks")
 	f.Uint64Var(&o.Seed, "seed", 0, "seed of the dice of faults with a probability")
+	f.BoolVar(&o.OpenDecrease, "open-decrease", false, "the endpoint pointDecrease takes the body of the open API")
+	algorithm := f.String("encryption", "", "bodies of points must be encrypted, by this `algorithm`: aes-ecb, aes-cbc, aes-gcm, sm4-ecb or sm4-cbc")
+	key := f.String("encryption-key", "", "its key, hexadecimal (none of the real ones)")
+	iv := f.String("encryption-iv", "", "its fixed IV, hexadecimal; without it the IV stands in front of the ciphertext")
+	hexadecimal := f.Bool("encryption-hex", false, "the ciphertext is hexadecimal rather than base64")
 	eventKeys := f.String("event-keys", "", "event `keys` that are defined, joined by commas; empty: every one")
 	paths := map[platformsim.Endpoint]*string{}
 	for name, e := range map[string]platformsim.Endpoint{"point-path": platformsim.Point, "point-decrease-path": platformsim.PointDecrease} {
@@ -110,6 +116,12 @@ func readFlags(args []string, errs io.Writer) (listen string, o platformsim.Opti
 		fmt.Fprintln(errs, err)
 		return "", o, err
 	}
+	if *algorithm != "" {
+		if o.Decrypt, err = decrypter(*algorithm, *key, *iv, *hexadecimal); err != nil {
+			fmt.Fprintln(errs, err)
+			return "", o, err
+		}
+	}
 	if *eventKeys != "" {
 		o.EventKeys = strings.Split(*eventKeys, ",")
 	}
@@ -118,4 +130,19 @@ func readFlags(args []string, errs io.Writer) (listen string, o platformsim.Opti
 		o.Paths[e] = *path
 	}
 	return listen, o, nil
+}
+
+// decrypter makes the decryption of key and iv, which are hexadecimal; iv empty: it stands in front of the ciphertext.
+func decrypter(algorithm, key, iv string, hexadecimal bool) (func([]byte) ([]byte, error), error) {
+	k, err := hex.DecodeString(key)
+	if err != nil {
+		return nil, errors.New("platformsim: --encryption-key is not hexadecimal")
+	}
+	var vector []byte
+	if iv != "" {
+		if vector, err = hex.DecodeString(iv); err != nil {
+			return nil, errors.New("platformsim: --encryption-iv is not hexadecimal")
+		}
+	}
+	return platformsim.Decrypter(algorithm, k, vector, hexadecimal)
 }

@@ -98,11 +98,28 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"--no-such"}, 2, "no-such"},
 		{[]string{"more"}, 2, `unexpected argument "more"`},
 		{[]string{"--app-id", "a"}, 2, "go together"},
+		{[]string{"--encryption", "des-cbc", "--encryption-key", "0011223344556677"}, 2, `the algorithm "des-cbc"`},
+		{[]string{"--encryption", "sm4-cbc", "--encryption-key", "0011"}, 2, "a key of 2 bytes"},
+		{[]string{"--encryption", "aes-cbc", "--encryption-key", "leak"}, 2, "--encryption-key is not hexadecimal"},
 		{[]string{"--listen", l.Addr().String()}, 1, "--listen"},
 	} {
 		var out, errs bytes.Buffer
 		if code := run(t.Context(), c.args, &out, &errs); code != c.code || !strings.Contains(errs.String(), c.says) || out.Len() > 0 {
 			t.Errorf("%v: exit %d, %q, %q", c.args, code, out.String(), errs.String())
 		}
+	}
+}
+
+// TestEncryptionFlags: with them a plain point is refused and an encrypted one is taken.
+func TestEncryptionFlags(t *testing.T) {
+	var errs bytes.Buffer
+	_, o, err := readFlags([]string{"--encryption", "aes-cbc", "--encryption-key", "2b7e151628aed2a6abf7158809cf4f3c", "--encryption-iv", "000102030405060708090a0b0c0d0e0f",
+		"--encryption-hex"}, &errs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// SP 800-38A, F.2.1, whose plain text is no padding.
+	if _, err := o.Decrypt([]byte("7649abac8119b246cee98e9b12e9197d")); err == nil || !strings.Contains(err.Error(), "padding") {
+		t.Error(err)
 	}
 }

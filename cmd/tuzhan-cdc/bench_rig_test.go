@@ -31,12 +31,14 @@ const benchWait = 10 * time.Minute
 // benchPublication covers the table in every benchmark's database: a DBA's single publication.
 const benchPublication = "bench"
 
-// benchSchema is a table with rows of about 200 bytes, of which the mappings read five columns and leave three alone.
-const benchSchema = `
+// benchOrders is a table with rows of about 200 bytes, of which the mappings read five columns and leave three alone.
+const benchOrders = `
 CREATE SCHEMA crm;
 CREATE TABLE crm.orders (id bigint PRIMARY KEY, order_no text NOT NULL, phone text NOT NULL, goods text, amount numeric(12,2),
 	status text NOT NULL, remark text, paid_at timestamptz);
-CREATE PUBLICATION ` + benchPublication + ` FOR TABLE crm.orders;`
+`
+
+const benchSchema = benchOrders + `CREATE PUBLICATION ` + benchPublication + ` FOR TABLE crm.orders;`
 
 // benchRow is the row number n. 50,000 customers take turns.
 const benchRow = `n, 'SO' || lpad(n::text, 10, '0'), '138' || lpad((n * 7919 % 50000)::text, 8, '0'), '龙井茶 礼盒 ' || n % 97,
@@ -342,8 +344,25 @@ type benchProcess struct {
 	done    chan struct{}
 }
 
+// newStateID gives the id with which the program takes the slot over although points are mapped: it prints it when it refuses to.
+func newStateID(b *testing.B, db *benchDB, s *sink, slot, mappings string) string {
+	b.Helper()
+	p := startConnector(b, db, s, slot, mappings)
+	select {
+	case <-p.done:
+	case <-time.After(benchWait):
+		b.Fatal("the connector takes over a slot without a state, with points")
+	}
+	_, after, found := strings.Cut(p.log.String(), "--new-state ")
+	id, _, _ := strings.Cut(after, "\n")
+	if !found {
+		b.Fatalf("the connector ended: %v\n%s", p.cmd.ProcessState, &p.log)
+	}
+	return strings.TrimSpace(id)
+}
+
 // startConnector starts the real program with default delivery settings, its state on a disk.
-func startConnector(b *testing.B, db *benchDB, s *sink, slot, mappings string) *benchProcess {
+func startConnector(b *testing.B, db *benchDB, s *sink, slot, mappings string, args ...string) *benchProcess {
 	b.Helper()
 	dir := diskDir(b)
 	file := filepath.Join(dir, "tuzhan-cdc.yaml")
@@ -356,7 +375,7 @@ server: {listen: "127.0.0.1:0"}
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		b.Fatal(err)
 	}
-	return startBench(b, exec.Command(program, "run", "-c", file))
+	return startBench(b, exec.Command(program, append([]string{"run", "-c", file}, args...)...))
 }
 
 // diskDir makes a directory on a disk: the system's directory for temporary files may be memory, where a commit costs nothing.

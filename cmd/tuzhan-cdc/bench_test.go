@@ -128,10 +128,10 @@ func benchDrain(b *testing.B, server *benchServer, s *sink, size benchSize, name
 }
 
 // drain has the connector bring a backlog to the sink, waits until it is confirmed, and stops it.
-func drain(b *testing.B, db *benchDB, s *sink, slot, mappings string, records int) drained {
+func drain(b *testing.B, db *benchDB, s *sink, slot, mappings string, records int, args ...string) drained {
 	b.Helper()
 	run := s.expect(records, nil)
-	p := startConnector(b, db, s, slot, mappings)
+	p := startConnector(b, db, s, slot, mappings, args...)
 	p.await(b, run)
 	d := drained{took: run.all.Sub(p.started), first: run.first.Sub(p.started)}
 	db.until(b, "confirmation of "+db.end, func(ctx context.Context) (done bool, err error) {
@@ -215,7 +215,7 @@ func benchPoints(b *testing.B, server *benchServer, s *sink, size benchSize) *po
 	var rate, cpu, rss []float64
 	for range b.N * size.rounds {
 		slot := db.copySlot(b, "connector")
-		d := drain(b, db, s, slot, benchPoint, size.points)
+		d := drain(b, db, s, slot, benchPoint, size.points, "--new-state", newStateID(b, db, s, slot, benchPoint))
 		db.drop(b, slot)
 		rate, cpu, rss = append(rate, n/d.took.Seconds()), append(cpu, d.cpu.Seconds()*1e6/n), append(rss, d.rss)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platform"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
 	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
 )
@@ -23,7 +25,7 @@ func checkCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "check", Short: "Checks the file, the database and the platform's token, each finding with its cure", Args: noArgs,
 		Long: `Checks the configuration file; then, where they are to be reached, the database (wal_level, rights, tables, columns, types, replica identity, publications,
-slot) and the platform (the token call; no data is sent). Changes nothing.
+slot), the state (rights, version) and the platform (the token call; no data is sent). Changes nothing.
 
 Exits with 2 where the file is wrong, with 1 where something else would keep the connector from running, else with 0: a slot and publications that
 are missing are made by run, where the role may. A database or a platform that is not to be reached is a warning.`,
@@ -42,6 +44,7 @@ are missing are made by run, where the role may. A database or a platform that i
 		findings := []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "file", Text: fmt.Sprintf("%s: %d mappings", cfg.File, len(cfg.Mappings.List()))}}
 		if !*offline {
 			findings = append(findings, checkDatabase(c.Context(), cfg)...)
+			findings = append(findings, checkState(c.Context(), cfg)...)
 			findings = append(findings, checkPlatform(c.Context(), cfg)...)
 		}
 		if *output == "json" {
@@ -72,16 +75,53 @@ func checkDatabase(ctx context.Context, cfg *config.Config) []postgres.Finding {
 		return []postgres.Finding{failure("database", err)}
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	saved := savedState(ctx, cfg)
 	report, err := postgres.Preflight(ctx, conn, postgres.PreflightParams{Uses: uses(cfg.Mappings), Slot: cfg.Source.Slot,
-		Publication: cfg.Source.Publication, WALBudget: cfg.Source.WALBudget})
+		Publication: cfg.Source.Publication, ColumnLists: cfg.Source.ColumnLists, WALBudget: cfg.Source.WALBudget,
+		Known: saved != nil && saved.Checkpoint != nil, Heartbeat: cfg.Source.Heartbeat > 0, Failover: cfg.Source.Failover})
 	if err != nil {
 		return []postgres.Finding{failure("database", err)}
+	}
+	if saved != nil && !report.Failed() {
+		report.Findings = append(report.Findings, checkHistory(ctx, cfg, saved)...)
 	}
 	tables, err := postgres.LoadUsed(ctx, conn, uses(cfg.Mappings), cfg.Source.Publication)
 	if err != nil {
 		return append(report.Findings, failure("database", err))
 	}
 	return append(report.Findings, mappingFindings(cfg.Mappings, tables)...)
+}
+
+// savedState reads the state; one without a checkpoint where there is none yet, nil where it can't be read, which checkState tells of.
+func savedState(ctx context.Context, cfg *config.Config) *connector.Saved {
+	r, err := state.OpenReader(ctx, stateLocation(cfg))
+	if errors.Is(err, fs.ErrNotExist) {
+		return &connector.Saved{}
+	}
+	if err != nil {
+		return nil
+	}
+	defer r.Close()
+	saved, err := r.Load(ctx)
+	if err != nil {
+		return nil
+	}
+	return saved
+}
+
+// checkHistory gives the refusal that run would end with, for what state, slot and file say together.
+func checkHistory(ctx context.Context, cfg *config.Config, saved *connector.Saved) []postgres.Finding {
+	err := refuseGone(saved.Checkpoint, cfg.Mappings)
+	if err == nil {
+		err = postgres.CheckHistory(ctx, sourceConfig(cfg), saved)
+	}
+	switch {
+	case err != nil:
+		return []postgres.Finding{failure("history", err)}
+	case saved.Checkpoint == nil:
+		return nil
+	}
+	return []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "history", Text: fmt.Sprintf("settled up to %s, which the server's history has", saved.Checkpoint.Settled)}}
 }
 
 // failure is a neighbour that could not be asked: a warning where that passes, else an error.
@@ -96,6 +136,29 @@ func failure(subject string, err error) postgres.Finding {
 		f.Text = "not to be reached, so not checked: " + f.Text
 	}
 	return f
+}
+
+// checkState looks at the place where the state is, or will be.
+func checkState(ctx context.Context, cfg *config.Config) []postgres.Finding {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	found, err := state.Inspect(ctx, stateLocation(cfg))
+	if err != nil {
+		f := postgres.Finding{Severity: postgres.SeverityError, Subject: "state", Text: err.Error()}
+		var e *state.Error
+		if errors.As(err, &e) {
+			f.Text, f.Cure = fmt.Sprintf("%s: %v", e.Place, e.Err), e.Cure
+		}
+		if state.Unreachable(err) {
+			f.Severity, f.Text = postgres.SeverityWarning, "not to be reached, so not checked: "+f.Text
+		}
+		return []postgres.Finding{f}
+	}
+	list := []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "state", Text: found.Text}}
+	for _, w := range found.Warnings {
+		list = append(list, postgres.Finding{Severity: postgres.SeverityWarning, Subject: "state", Text: w.Text, Cure: w.Cure})
+	}
+	return list
 }
 
 // checkPlatform makes the token call.
@@ -115,6 +178,9 @@ func checkPlatform(ctx context.Context, cfg *config.Config) []postgres.Finding {
 	var e *platform.Error
 	if errors.As(err, &e) {
 		f.Text, f.Cure = e.Op+": "+e.Reason, e.Cure
+		if e.Passing() {
+			f.Severity, f.Text = postgres.SeverityWarning, "not to be reached, so not checked: "+f.Text
+		}
 	}
 	return []postgres.Finding{f}
 }

@@ -74,6 +74,13 @@ func TestCheckUnreachable(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "not checked") || strings.Contains(out+errs, "hidden-word") {
 		t.Errorf("no database: exit %d\n%s%s", code, out, errs)
 	}
+	r.dsn = r.db.DSN()
+	r.write(crmMappings, "")
+	r.web.Close()
+	out, errs, code = r.run("check")
+	if code != 0 || !strings.Contains(out, "warning  platform: not to be reached") {
+		t.Errorf("no platform: exit %d\n%s%s", code, out, errs)
+	}
 	out, _, code = r.run("check", "--offline")
 	if code != 0 || strings.Contains(out, "not checked") {
 		t.Errorf("offline: exit %d\n%s", code, out)
@@ -134,7 +141,7 @@ func TestUsage(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
 	for _, args := range [][]string{{"deadletters"}, {"deadletters", "list", "--class", "odd"}, {"deadletters", "show"}, {"deadletters", "show", "x"},
-		{"status", "--output", "yaml"}, {"check", "--nonsense"}, {"run", "now"}, {"slot"}} {
+		{"status", "--output", "yaml"}, {"check", "--nonsense"}, {"run", "now"}, {"slot"}, {"chekc"}} {
 		if _, errs, code := r.run(args...); code != 2 || errs == "" {
 			t.Errorf("%q: exit %d, %s", args, code, errs)
 		}
@@ -174,19 +181,29 @@ func TestSlotDrop(t *testing.T) {
 	}
 }
 
-// TestSecondConnector: a second connector on the same state file is refused, and the first one goes on.
+// TestSecondConnector: a second connector on the same state file waits as a standby, and goes on when the first one ends. SIGTERM ends one that waits.
 func TestSecondConnector(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
 	r.start()
 	first := r.proc
 	r.launch()
-	if code := r.proc.exit(); code != 1 || !strings.Contains(r.proc.log.String(), "state.db") {
-		t.Errorf("on the same state file: exit %d\n%s", code, r.proc.log)
+	r.proc.until("as a standby")
+	if code := r.proc.terminate(); code != 0 || !strings.Contains(r.proc.log.String(), "state.db") {
+		t.Errorf("a standby that is stopped: exit %d\n%s", code, r.proc.log)
 	}
+	r.launch()
+	r.proc.until("as a standby")
 	r.db.Exec(t, `INSERT INTO crm.member_groups VALUES ('138', 'a')`)
 	r.settled()
 	if code := first.terminate(); code != 0 {
 		t.Errorf("exit %d", code)
+	}
+	r.proc.until("msg=streaming")
+	r.db.Exec(t, `INSERT INTO crm.member_groups VALUES ('139', 'a')`)
+	r.settled()
+	r.sameGroups()
+	if got := len(r.sim.Ledger()); got != 2 {
+		t.Errorf("%d records", got)
 	}
 }

@@ -12,28 +12,31 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 )
 
 // letterJSON is a dead letter as programs read it.
 type letterJSON struct {
-	ID         int64                   `json:"id"`
-	Class      connector.Class         `json:"class"`
-	Mapping    string                  `json:"mapping"`
-	Kind       string                  `json:"kind"`
-	Table      string                  `json:"table"`
-	Position   connector.Position      `json:"position"`
-	Number     int                     `json:"number"`
-	CommitTime time.Time               `json:"commitTime"`
-	Reason     string                  `json:"reason"`
-	Payload    json.RawMessage         `json:"payload,omitempty"`
-	Change     json.RawMessage         `json:"change,omitempty"`
-	Attempts   int                     `json:"attempts"`
-	Answer     *connector.LetterAnswer `json:"answer"`
-	Created    time.Time               `json:"created"`
-	Closed     *time.Time              `json:"closed,omitempty"`
-	Resolution string                  `json:"resolution,omitempty"`
+	ID         int64              `json:"id"`
+	Class      connector.Class    `json:"class"`
+	Mapping    string             `json:"mapping"`
+	Kind       string             `json:"kind"`
+	Table      string             `json:"table"`
+	Position   connector.Position `json:"position"`
+	Number     int                `json:"number"`
+	CommitTime time.Time          `json:"commitTime"`
+	Reason     string             `json:"reason"`
+	// RelateBizCode is a point's of the open API (platform.pointAPI: open): the platform knows the point by it.
+	RelateBizCode string                  `json:"relateBizCode,omitempty"`
+	Payload       json.RawMessage         `json:"payload,omitempty"`
+	Change        json.RawMessage         `json:"change,omitempty"`
+	Attempts      int                     `json:"attempts"`
+	Answer        *connector.LetterAnswer `json:"answer"`
+	Created       time.Time               `json:"created"`
+	Closed        *time.Time              `json:"closed,omitempty"`
+	Resolution    string                  `json:"resolution,omitempty"`
 }
 
 func deadLettersCommand() *cobra.Command {
@@ -141,9 +144,9 @@ func readState(c *cobra.Command, do func(*state.Reader) error) error {
 	if err != nil {
 		return err
 	}
-	r, err := state.OpenReader(c.Context(), cfg.State.Path)
+	r, err := state.OpenReader(c.Context(), stateLocation(cfg))
 	if errors.Is(err, fs.ErrNotExist) {
-		return noState(cfg.State.Path)
+		return noState(cfg)
 	}
 	if err != nil {
 		return err
@@ -152,7 +155,11 @@ func readState(c *cobra.Command, do func(*state.Reader) error) error {
 	return do(r)
 }
 
-func noState(path string) error {
+func noState(cfg *config.Config) error {
+	if cfg.State.DSN.IsSet() {
+		return fmt.Errorf("there is no state in %s yet (no schema tuzhan_cdc): `tuzhan-cdc run` makes it", stateLocation(cfg))
+	}
+	path := cfg.State.Path
 	return fmt.Errorf("there is no state file at %s yet: `tuzhan-cdc run` makes it (a relative state.path counts from the working directory)", path)
 }
 
@@ -161,12 +168,21 @@ func lettersJSON(letters []*connector.DeadLetter) []letterJSON {
 	for i, l := range letters {
 		list[i] = letterJSON{ID: l.ID, Class: l.Class, Mapping: l.Mapping, Kind: l.Kind.String(), Table: l.Table, Position: l.Position, Number: l.Number,
 			CommitTime: l.CommitTime, Reason: l.Reason, Payload: l.Payload, Change: l.Change, Attempts: l.Attempts, Answer: l.Answer,
-			Created: l.Created, Resolution: l.Resolution}
+			Created: l.Created, Resolution: l.Resolution, RelateBizCode: bizCode(l)}
 		if !l.Closed.IsZero() {
 			list[i].Closed = &l.Closed
 		}
 	}
 	return list
+}
+
+// bizCode gives relateBizCode of a point's payload; empty where there is none.
+func bizCode(l *connector.DeadLetter) string {
+	var point struct{ RelateBizCode string }
+	if l.Kind != connector.Point || json.Unmarshal(l.Payload, &point) != nil {
+		return ""
+	}
+	return point.RelateBizCode
 }
 
 func printJSON(w io.Writer, v any) error {
@@ -203,6 +219,9 @@ func printLetter(w io.Writer, l *letterJSON) error {
 	line("set aside", l.Created.Local().Format(time.RFC3339))
 	line("attempts", l.Attempts)
 	line("reason", l.Reason)
+	if l.RelateBizCode != "" {
+		line("relateBizCode", l.RelateBizCode+" (look the point up on the platform by it)")
+	}
 	if a := l.Answer; a != nil {
 		line("answer", fmt.Sprintf("HTTP %d, code %s, %s%s", a.HTTPStatus, a.Code, a.Msg, a.Error))
 	}

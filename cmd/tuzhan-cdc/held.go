@@ -20,8 +20,10 @@ import (
 func setAsideCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "set-aside", Short: "Gives up the changes of a held mapping as dead letters, so that the slot moves on", Args: noArgs,
-		Long: `Turns the changes that a held mapping can't read into dead letters of class mapping, later ones too until the mapping is mended; what it can read goes through it. Nothing
-is lost: the letters hold the changes.
+		Long: `Makes dead letters of class mapping of what a held mapping waits with. Nothing is lost: the letters hold the changes.
+
+Of a mapping that can't read its table: what it can't read, later changes too until it is mended; what it can read goes through it. Of a mapping that a brake holds
+(maxPerMinute): what was committed up to now; later changes go through it again.
 
 The running connector does it within a second or two; where none runs, the next one does.`,
 		Example: "  tuzhan-cdc deadletters set-aside --mapping order-points",
@@ -33,7 +35,7 @@ The running connector does it within a second or two; where none runs, the next 
 		}
 		err := ask(c, state.Request{What: state.RequestSetAside, Mapping: *name}, func(connector.Track) bool { return true })
 		if err == nil {
-			_, err = fmt.Fprintf(c.OutOrStdout(), "asked for: what mapping %s can't read becomes dead letters (`tuzhan-cdc deadletters list --mapping %s`)\n", *name, *name)
+			_, err = fmt.Fprintf(c.OutOrStdout(), "asked for: what mapping %s waits with becomes dead letters (`tuzhan-cdc deadletters list --mapping %s`)\n", *name, *name)
 		}
 		return err
 	}
@@ -43,9 +45,10 @@ The running connector does it within a second or two; where none runs, the next 
 func resumeCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "resume", Short: "Ends a pause of delivery, and the hold that a brake has put on a mapping", Args: noArgs,
-		Long: `Ends a pause that too many dead letters or too many rejections have caused (delivery.maxDeadLetters, delivery.pauseWhenRejected), and the hold of mappings whose records
-kept failing or that made too many. With --mapping it only ends the hold of that mapping. A mapping that can't read its table is not let go: mend it and reload (kill -HUP), or give
-its changes up with deadletters set-aside.
+		Long: `Ends a pause that too many dead letters or too many rejections have caused (delivery.maxDeadLetters, delivery.pauseWhenRejected), and the hold
+of mappings whose records kept failing, or that a brake (maxPerMinute) has put on them: what was committed up to now is let through, however much it is,
+then the brake counts anew. With --mapping it only ends the hold of that mapping. A mapping that can't read its table is not let go: mend it and reload
+(kill -HUP), or give its changes up with deadletters set-aside.
 
 The running connector does it within a second or two; where none runs, the next one does.`,
 		Example: "  tuzhan-cdc resume --mapping order-points",
@@ -67,9 +70,9 @@ func ask(c *cobra.Command, q state.Request, suits func(connector.Track) bool) er
 	if err != nil {
 		return err
 	}
-	r, err := state.OpenReader(c.Context(), cfg.State.Path)
+	r, err := state.OpenReader(c.Context(), stateLocation(cfg))
 	if errors.Is(err, fs.ErrNotExist) {
-		return noState(cfg.State.Path)
+		return noState(cfg)
 	}
 	if err != nil {
 		return err
@@ -94,7 +97,7 @@ func ask(c *cobra.Command, q state.Request, suits func(connector.Track) bool) er
 		return fmt.Errorf("no mapping is held in a way that this ends; `tuzhan-cdc status` shows what is held, and why")
 	}
 	q.Created = time.Now()
-	return state.Ask(c.Context(), cfg.State.Path, q)
+	return state.Ask(c.Context(), stateLocation(cfg), q)
 }
 
 // mayBePaused reports whether delivery is paused; true too where no running connector can be asked.

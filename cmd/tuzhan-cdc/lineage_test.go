@@ -124,10 +124,13 @@ func TestRefusals(t *testing.T) {
 			r.visit(3)
 			test.breaks(r)
 			text, id := r.refused()
-	for _, want := range append(test.want, "Nothing was sent", "backfill") {
+			for _, want := range append(test.want, "Nothing was sent", "backfill") {
 				if !strings.Contains(text, want) {
 					t.Errorf("the refusal does not say %q:\n%s", want, text)
 				}
+			}
+			if out, _, code := r.run("check"); code != 1 || !strings.Contains(out, "--accept-gap "+id) || !strings.Contains(out, test.want[0]) {
+				t.Errorf("check: exit %d\n%s", code, out)
 			}
 			if again, same := r.refused("--accept-gap", "01234567"); same != id || !strings.Contains(again, "names no refusal that stands now") {
 				t.Errorf("id %s, now %s:\n%s", id, same, again)
@@ -365,6 +368,9 @@ func TestNewState(t *testing.T) {
 					t.Errorf("%s", text)
 				}
 				r.refused("--new-state", "00000000")
+				if out, _, code := r.run("check"); code != 1 || !strings.Contains(out, "--new-state "+id) {
+					t.Errorf("check: exit %d\n%s", code, out)
+				}
 				r.accepted("--new-state", id)
 			} else {
 				r.start()

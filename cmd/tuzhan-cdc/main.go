@@ -58,7 +58,7 @@ func execute(ctx context.Context, args []string, std streams) int {
 	case errors.Is(err, errQuiet):
 		return exitFailed
 	case errors.As(err, &usage):
-		fmt.Fprintln(std.err, err)
+		fmt.Fprintln(std.err, "tuzhan-cdc:", err)
 		return exitUsage
 	}
 	fmt.Fprintln(std.err, "tuzhan-cdc:", err)
@@ -75,6 +75,7 @@ points, events and group relations, and sends them to the Tuzhan platform: in or
 Exit codes: 0 fine, 1 failed, 2 the configuration or the command line is wrong.`,
 		SilenceErrors: true, SilenceUsage: true,
 		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }, // without it cobra does not look at the arguments
 	}
 	root.SetIn(std.in)
 	root.SetOut(std.out)
@@ -91,7 +92,11 @@ Exit codes: 0 fine, 1 failed, 2 the configuration or the command line is wrong.`
 // noArgs refuses arguments, as a usage error.
 func noArgs(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError{fmt.Errorf("%q is no command or argument of %s\nsee `%s --help`", args[0], c.CommandPath(), c.CommandPath())}
+		near := ""
+		if s := c.SuggestionsFor(args[0]); len(s) > 0 {
+			near = ": did you mean " + s[0] + "?"
+		}
+		return usageError{fmt.Errorf("%q is no command or argument of %s%s\nsee `%s --help`", args[0], c.CommandPath(), near, c.CommandPath())}
 	}
 	return nil
 }

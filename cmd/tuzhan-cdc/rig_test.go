@@ -44,7 +44,8 @@ func TestMain(m *testing.M) {
 	code = pgtest.Run(m)
 }
 
-const wait = 90 * time.Second
+// wait bounds every single thing that a test waits for: long, since a machine may be busy, and the server decodes what all tests write.
+const wait = 4 * time.Minute
 
 // crmSchema is the CRM of the design's example.
 const crmSchema = `
@@ -103,7 +104,10 @@ type rig struct {
 	sim  *platformsim.Sim
 	web  *httptest.Server
 	file string
-	proc *process
+	// state is the block of that name in the file; by default a file beside it.
+	state string
+	env   []string // of the program, beside what newRig's file needs
+	proc  *process
 }
 
 // newRig makes the schema and the file; start starts the program.
@@ -124,6 +128,7 @@ func newRigOn(t *testing.T, db *pgtest.DB, schema, mappings string, o platformsi
 		db.Exec(t, schema)
 	}
 	r.file = filepath.Join(t.TempDir(), "tuzhan-cdc.yaml")
+	r.state = fmt.Sprintf("{path: %q}", filepath.Join(filepath.Dir(r.file), "state.db"))
 	r.write(mappings, "")
 	t.Cleanup(func() {
 		if r.proc != nil {
@@ -148,10 +153,10 @@ platform:
   appSecret: ${TUZHAN_APP_SECRET}
   timeout: 5s
   paths: {point: /point/increase}
-state: {path: %q}
+state: %s
 server: {listen: "127.0.0.1:0"}
 %s
-%s`, r.dsn, r.slot, r.slot, r.web.URL, filepath.Join(filepath.Dir(r.file), "state.db"), extra, mappings)
+%s`, r.dsn, r.slot, r.slot, r.web.URL, r.state, extra, mappings)
 	if err := os.WriteFile(r.file, []byte(text), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
@@ -190,7 +195,7 @@ func (b *logBuffer) String() string {
 // command prepares the program with its environment.
 func (r *rig) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(program, append(args, "-c", r.file)...)
-	cmd.Env = append(os.Environ(), "TUZHAN_APP_SECRET=s3cret-of-the-app")
+	cmd.Env = append(append(os.Environ(), "TUZHAN_APP_SECRET=s3cret-of-the-app"), r.env...)
 	return cmd
 }
 

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,8 +75,9 @@ func newLogger(cfg config.Log, w io.Writer) *slog.Logger {
 type connectorParts struct {
 	cfg      *config.Config
 	started  time.Time
+	waiting  *atomic.Bool // another process holds the slot that is to be taken over
 	alarms   *connector.Alarms
-	store    *state.SQLite
+	store    *state.Store
 	reader   *state.Reader
 	watcher  *slotWatcher
 	source   *postgres.Source
@@ -83,11 +86,43 @@ type connectorParts struct {
 }
 
 func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown time.Duration, accept accepted) (err error) {
-	parts := &connectorParts{cfg: cfg, started: time.Now(), alarms: connector.NewAlarms(log)}
+	parts := &connectorParts{cfg: cfg, started: time.Now(), waiting: new(atomic.Bool), alarms: connector.NewAlarms(log)}
 	view := &view{}
 	view.set(parts)
-	store, err := state.Open(ctx, cfg.State.Path, state.Options{Logger: log})
-	if err != nil {
+	parts.watcher = newSlotWatcher(cfg, parts.alarms)
+	view.set(parts)
+	outer := ctx
+	g, ctx := errgroup.WithContext(ctx)
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx)) // the status server outlives the pipeline
+	defer func() {
+		stopServing()
+		if ending := g.Wait(); ending != nil && (err == nil || errors.Is(err, context.Canceled)) {
+			err = ending
+		}
+	}()
+	serve := func() error {
+		if cfg.Server.Listen == "" {
+			return nil
+		}
+		server, err := status.Listen(cfg.Server.Listen, func() status.Snapshot { return view.snapshot(serving) }, log)
+		if err != nil {
+			return err
+		}
+		log.Info("status server", "address", server.Addr())
+		g.Go(func() error { return server.Run(serving) })
+		return nil
+	}
+	// A standby on another host is to be seen alive; one beside the connector waits without the address, which the connector has.
+	early := cfg.State.DSN.IsSet()
+	if early {
+		if err := serve(); err != nil {
+			return err
+		}
+	}
+	store, err := state.Open(ctx, stateLocation(cfg), state.Options{Logger: log, LockWait: state.Forever})
+	if err != nil && outer.Err() != nil {
+		return nil // stopped while it was a standby
+	} else if err != nil {
 		return err
 	}
 	defer func() {
@@ -96,19 +131,13 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 		}
 	}()
 	parts.store, parts.reader = store, store.Reader
-	parts.watcher = newSlotWatcher(cfg, parts.alarms)
 	view.set(parts)
-	g, ctx := errgroup.WithContext(ctx)
-	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx)) // the status server outlives the pipeline
-	defer stopServing()
-	if cfg.Server.Listen != "" {
-		server, err := status.Listen(cfg.Server.Listen, func() status.Snapshot { return view.snapshot(serving) }, log)
-		if err != nil {
+	if !early {
+		if err := serve(); err != nil {
 			return err
 		}
-		log.Info("status server", "address", server.Addr())
-		g.Go(func() error { return server.Run(serving) })
 	}
+	g.Go(func() error { return store.Lost(serving) })
 	g.Go(func() error { return parts.watcher.Run(serving) })
 	g.Go(func() error {
 		defer stopServing()
@@ -118,9 +147,14 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 	return g.Wait()
 }
 
+// stateLocation is where the state is kept.
+func stateLocation(cfg *config.Config) state.Location {
+	return state.Location{Path: cfg.State.Path, DSN: cfg.State.DSN.Reveal()}
+}
+
 func sourceConfig(cfg *config.Config) postgres.Config {
 	return postgres.Config{DSN: cfg.Source.DSN.Reveal(), Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Uses: uses(cfg.Mappings),
-		Points: cfg.Mappings.Has(connector.Point)}
+		ColumnLists: cfg.Source.ColumnLists, Points: cfg.Mappings.Has(connector.Point), Heartbeat: cfg.Source.Heartbeat, Failover: cfg.Source.Failover}
 }
 
 // uses tells the source what the mappings want published.
@@ -160,7 +194,13 @@ func newPlatform(cfg *config.Config, log *slog.Logger) (*platform.Client, error)
 		Paths: platform.Paths{Point: string(p.Paths.Point), PointDecrease: string(p.Paths.PointDecrease), Event: string(p.Paths.Event),
 			GroupRelation: string(p.Paths.GroupRelation), Token: string(p.Paths.Token)},
 		Timeout: p.Timeout, RequestsPerSecond: p.RequestsPerSecond, MaxConns: 2*d.Concurrency + 2*d.PointConcurrency,
-		UserAgent: "tuzhan-cdc/" + version, Logger: log,
+		UserAgent: "tuzhan-cdc/" + version, Logger: log, OpenPoints: p.PointAPI == "open",
+	}
+	if e := p.Encryption; e.Algorithm != "" {
+		c.Encryption = &platform.Encryption{Algorithm: e.Algorithm, Key: e.Key.Current, KeyEncoding: e.KeyEncoding, IVEncoding: e.IVEncoding, Encoding: e.Encoding}
+		if e.IV.IsSet() {
+			c.Encryption.IV = e.IV.Current
+		}
 	}
 	if p.Token.IsSet() {
 		c.Token = p.Token.Current

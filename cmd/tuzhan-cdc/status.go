@@ -62,7 +62,7 @@ func currentStatus(ctx context.Context, cfg *config.Config) (*status.Snapshot, e
 func stoppedStatus(ctx context.Context, cfg *config.Config) (*status.Snapshot, error) {
 	alarms := connector.NewAlarms(discardLogger())
 	parts := &connectorParts{cfg: cfg, alarms: alarms, watcher: newSlotWatcher(cfg, alarms)}
-	r, err := state.OpenReader(ctx, cfg.State.Path)
+	r, err := state.OpenReader(ctx, stateLocation(cfg))
 	switch {
 	case err == nil:
 		defer r.Close()
@@ -70,6 +70,7 @@ func stoppedStatus(ctx context.Context, cfg *config.Config) (*status.Snapshot, e
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
+	parts.watcher.once = true
 	parts.watcher.look(ctx)
 	v := &view{}
 	v.set(parts)
@@ -88,9 +89,14 @@ func (v *view) set(p *connectorParts) {
 	v.parts.Store(&q)
 }
 
+// snapshotTimeout bounds what a snapshot waits for the state's server.
+const snapshotTimeout = 3 * time.Second
+
 // snapshot gathers what all parts say now.
 func (v *view) snapshot(ctx context.Context) status.Snapshot {
 	p := v.parts.Load()
+	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
+	defer cancel()
 	s := status.Snapshot{State: status.Starting, Version: version, Since: p.started, Held: []string{}, HeldMappings: []connector.HeldMapping{}, Gaps: []connector.Gap{}, Alarms: p.alarms.List(), LastErr: p.alarms.LastError(),
 		DeadLetters: map[connector.Class]int{}, Mappings: []status.Mapping{}}
 	for _, class := range connector.Classes {
@@ -101,6 +107,7 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		s.Slot.Known, s.Slot.Active, s.Slot.WALStatus = true, slot.Active, slot.WALStatus
 		s.Slot.Confirmed, s.Slot.RetainedBytes = slot.ConfirmedFlush, slot.Retained
 		s.Lag.Bytes = max(0, int64(slot.WALEnd)-int64(slot.ConfirmedFlush))
+		p.watcher.measured(&s.Slot)
 	}
 	if p.reader != nil {
 		if open, err := p.reader.CountOpen(ctx); err == nil {
@@ -111,6 +118,9 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		if gaps, err := p.reader.Gaps(ctx); err == nil {
 			s.Gaps = gaps
 		}
+	}
+	if p.waiting != nil && p.waiting.Load() {
+		s.State = status.Waiting
 	}
 	switch {
 	case p.pipeline != nil:
@@ -127,6 +137,7 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		}
 		s.State = sourceState(p.source.Status().State)
 		s.HeldMappings = p.pipeline.HeldMappings()
+		s.Skipped = status.Skipped{Transactions: progress.MarkedTransactions, Changes: progress.MarkedChanges}
 		for _, m := range p.cfg.Mappings.List() {
 			count := stats.Mappings[m.Name]
 			s.Mappings = append(s.Mappings, status.Mapping{Name: m.Name, Table: m.Table, Kind: m.Kind.String(),
@@ -174,8 +185,11 @@ type slotWatcher struct {
 	cfg    *config.Config
 	alarms *connector.Alarms
 
-	mu   sync.Mutex
-	slot *postgres.Slot
+	mu    sync.Mutex
+	slot  *postgres.Slot
+	meter postgres.WALMeter // of look's goroutine
+	rate  postgres.WALRate
+	once  bool // there will be one look only
 }
 
 const watchEvery = 5 * time.Second
@@ -202,27 +216,12 @@ func (w *slotWatcher) Run(ctx context.Context) error {
 func (w *slotWatcher) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, watchEvery)
 	defer cancel()
-	slot, err := func() (*postgres.Slot, error) {
-		conn, err := postgres.Connect(ctx, w.cfg.Source.DSN.Reveal())
-		if err != nil {
-			return nil, err
-		}
-		defer conn.Close(context.WithoutCancel(ctx))
-		return postgres.SlotState(ctx, conn, w.cfg.Source.Slot)
-	}()
+	slot, rate, err := w.ask(ctx)
 	w.mu.Lock()
-	w.slot = slot
+	w.slot, w.rate = slot, rate
 	w.mu.Unlock()
-	if err != nil || !slot.Exists {
-		return
-	}
-	budget := w.cfg.Source.WALBudget
-	if slot.Retained > budget/10*8 {
-		w.alarms.Raise("source/wal", fmt.Sprintf("the slot %q keeps %s of WAL on the server; source.walBudget is %s",
-			w.cfg.Source.Slot, sizeText(slot.Retained), sizeText(budget)),
-			"look at the other alarms for what holds the checkpoint, and at the server's free disk")
-	} else {
-		w.alarms.Clear("source/wal")
+	if err == nil && slot.Exists {
+		w.warn(slot, rate)
 	}
 }
 
@@ -252,6 +251,7 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 	if s.Slot.Known {
 		line("slot", "%s, confirmed %s, keeps %s of WAL (budget %s), wal_status %s", s.Slot.Name, s.Slot.Confirmed, sizeText(s.Slot.RetainedBytes),
 			sizeText(s.Slot.WALBudget), s.Slot.WALStatus)
+		line("outage allowed", "%s", outageText(&s.Slot))
 		line("lag", "%s, %.1f s", sizeText(s.Lag.Bytes), s.Lag.Seconds)
 	} else {
 		line("slot", "%s: not there, or the server is not to be reached", s.Slot.Name)
@@ -295,6 +295,9 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 	}
 	for _, m := range s.Mappings {
 		line("mapping", "%s (%s, %s): %d delivered since the start", m.Name, m.Table, m.Kind, m.Delivered)
+	}
+	if s.Skipped.Transactions > 0 {
+		line("skipped", "%d transactions by their marker, %d changes, since the start", s.Skipped.Transactions, s.Skipped.Changes)
 	}
 	if s.LastErr != nil {
 		line("last error", "%s: %s", s.LastErr.At.Local().Format(time.DateTime), s.LastErr.Text)

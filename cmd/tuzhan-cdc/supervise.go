@@ -88,7 +88,7 @@ type prepared struct {
 // prepare prepares the database, and brings the state in step with it and with the file.
 func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared, error) {
 	store := s.parts.store
-	saved, err := store.Load(ctx)
+	saved, err := insist(ctx, s, func() (*connector.Saved, error) { return store.Load(ctx) })
 	if err != nil {
 		return nil, err
 	}
@@ -101,12 +101,14 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 	}
 	p := &prepared{source: sourceConfig(cfg), unfit: map[string]string{}}
 	p.source.AcceptGap, p.source.NewState, p.source.Gap = s.accept.gap, s.accept.newState, store.AddGap
+	p.source.Waiting = s.parts.waiting.Store
+	p.source.Published = store.SavePublished
 	p.Prepared, err = postgres.Prepare(ctx, p.source, saved, checkTables(cfg.Mappings, known, p.unfit), s.parts.alarms, s.log)
 	if err != nil || ctx.Err() != nil {
 		return nil, err
 	}
 	cp := *p.Checkpoint
-	requests, err := store.Requests(ctx)
+	requests, err := insist(ctx, s, func() ([]state.Request, error) { return store.Requests(ctx) })
 	if err != nil {
 		return nil, err
 	}
@@ -123,9 +125,17 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 			return k.Position.Commit >= p.Cut || cp.CoversRecord(k)
 		}, reason)...)
 	}
-	changed := s.carryOut(&cp, requests)
+	if cfg.Platform.PointAPI == "open" { // their payload is not known, but this is
+		for _, l := range orphans {
+			l.Reason += "; the platform has it, if at all, under relateBizCode " + mapping.RecordUUID(p.Lineage.SystemID, p.Lineage.Database, l.RecordID)
+		}
+	}
+	if p.Rebased {
+		cp.CapBrakes(p.Cut)
+	}
+	changed := s.carryOut(&cp, requests, p.WALEnd)
 	if p.Rebased || changed || len(orphans) > 0 || len(cp.Tracks) != len(p.Checkpoint.Tracks) {
-		if err := store.Rebase(ctx, &cp, orphans, p.Gap, p.Cut); err != nil {
+		if _, err := insist(ctx, s, func() (any, error) { return nil, store.Rebase(ctx, &cp, orphans, p.Gap, p.Cut) }); err != nil {
 			return nil, err
 		}
 		for _, l := range orphans {
@@ -136,11 +146,27 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 	for i, r := range requests {
 		ids[i] = r.ID
 	}
-	if err := store.Done(ctx, ids...); err != nil {
+	if _, err := insist(ctx, s, func() (any, error) { return nil, store.Done(ctx, ids...) }); err != nil {
 		return nil, err
 	}
-	p.saved, err = store.Load(ctx)
+	p.saved, err = insist(ctx, s, func() (*connector.Saved, error) { return store.Load(ctx) })
 	return p, err
+}
+
+// insist does something with the state, again and again with an alarm while the state's server is not to be reached, until ctx ends.
+func insist[T any](ctx context.Context, s *supervisor, do func() (T, error)) (T, error) {
+	for {
+		v, err := do()
+		if !state.Unreachable(err) || ctx.Err() != nil {
+			s.parts.alarms.Clear("state/start")
+			return v, err
+		}
+		s.parts.alarms.Raise("state/start", err.Error(), "see to the server of state.dsn; it goes on by itself")
+		select {
+		case <-ctx.Done():
+		case <-time.After(requestsEvery):
+		}
+	}
 }
 
 // goneFrom tells the mappings that the file does not have.
@@ -169,24 +195,19 @@ func refuseGone(cp *connector.Checkpoint, set *mapping.Set) error {
 		Cure: "put it back; to give its changes up as dead letters, run `tuzhan-cdc deadletters set-aside --mapping NAME`, and take it out when `tuzhan-cdc status` shows it done"}
 }
 
-// carryOut does to the checkpoint what commands have asked for, and reports whether that changed anything.
-func (s *supervisor) carryOut(cp *connector.Checkpoint, requests []state.Request) (changed bool) {
+// carryOut does to the checkpoint what commands have asked for, and reports whether that changed anything. now is the server's WAL end.
+func (s *supervisor) carryOut(cp *connector.Checkpoint, requests []state.Request, now connector.LSN) (changed bool) {
 	for _, r := range requests {
-		for i := range cp.Tracks {
-			t := &cp.Tracks[i]
-			if r.Mapping != "" && r.Mapping != t.Mapping {
-				continue
+		switch r.What {
+		case state.RequestSetAside:
+			for _, name := range cp.SetAside(r.Mapping, now) {
+				s.log.Warn("what a held mapping waits with becomes dead letters", "mapping", name)
+				changed = true
 			}
-			switch r.What {
-			case state.RequestSetAside:
-				t.SetAside, changed = true, true
-				s.log.Warn("what a held mapping can't read becomes dead letters from now on", "mapping", t.Mapping, "since", t.Since)
-			case state.RequestResume:
-				if t.Held == "" || t.Held == connector.HoldMisfit {
-					continue
-				}
-				t.Held, t.Reason, changed = "", "", true
-				s.log.Info("mapping goes on", "mapping", t.Mapping, "since", t.Since)
+		case state.RequestResume:
+			for _, name := range cp.Resume(r.Mapping, now) {
+				s.log.Info("mapping goes on", "mapping", name)
+				changed = true
 			}
 		}
 	}
@@ -210,8 +231,9 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 	parts.pipeline = connector.NewPipeline(connector.PipelineOptions{
 		Mapper: cfg.Mappings.Mapper(mapping.Options{SystemID: p.Lineage.SystemID, Database: p.Lineage.Database,
 			TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != ""}),
-		Mappings: slices.Sorted(slices.Values(cfg.Mappings.Names())),
-		Store:    parts.store, Saved: p.saved, Alarms: parts.alarms, Log: s.log,
+		Mappings:     slices.Sorted(slices.Values(cfg.Mappings.Names())),
+		MaxPerMinute: cfg.Mappings.MaxPerMinute(),
+		Store:        parts.store, Saved: p.saved, Alarms: parts.alarms, Log: s.log,
 		Lettered: func(n int) { parts.delivery.Lettered(n) }})
 	for name, reason := range p.unfit {
 		// What a mapping can't read is set aside already, where that was asked for; what it can is sent.
@@ -241,6 +263,9 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 	anew := errors.Is(context.Cause(running), errAnew)
 	stop(nil)
 	<-watched
+	// The next pipeline finds out for itself how its endpoints fare.
+	parts.alarms.ClearAll("delivery/")
+	parts.alarms.ClearAll("state")
 	if err == nil && !anew {
 		cp := parts.pipeline.Progress().Checkpoint
 		s.log.Info("stopped", "settled", cp.Settled, "confirmed", cp.Flush)
@@ -284,7 +309,7 @@ func (s *supervisor) readAgain(running *config.Config) *config.Config {
 		same bool
 	}{
 		{"source.slot", cfg.Source.Slot == running.Source.Slot}, {"source.publication", cfg.Source.Publication == running.Source.Publication},
-		{"state", cfg.State == running.State}, {"server", cfg.Server == running.Server}, {"log", cfg.Log == running.Log},
+		{"state", cfg.State.Same(running.State)}, {"server", cfg.Server == running.Server}, {"log", cfg.Log == running.Log},
 	} {
 		if !f.same {
 			fixed = append(fixed, f.key)
@@ -315,7 +340,7 @@ func (s *supervisor) setAsideAtBudget(ctx context.Context, parts *connectorParts
 			continue
 		}
 		s.log.Warn("source.walBudget is reached: the changes of a held mapping are set aside as dead letters", "mapping", held.Mapping, "since", held.Since)
-		if err := state.Ask(ctx, parts.cfg.State.Path, state.Request{What: state.RequestSetAside, Mapping: held.Mapping, Created: time.Now()}); err != nil {
+		if err := state.Ask(ctx, stateLocation(parts.cfg), state.Request{What: state.RequestSetAside, Mapping: held.Mapping, Created: time.Now()}); err != nil {
 			s.log.Error("the changes of a held mapping can't be set aside", "mapping", held.Mapping, "error", err)
 		}
 	}

@@ -259,7 +259,7 @@ func (d *Delivery) insist(ctx context.Context, what string, do func() error) boo
 			return false
 		}
 		failed = true
-		d.ports.Alarms.Raise("state/delivery", what+": "+err.Error(), "free space or mend the rights of state.path; delivery waits")
+		d.ports.Alarms.Raise("state/delivery", what+": "+err.Error(), "free space or mend the rights of state.path, or see to the server of state.dsn; delivery waits")
 		select {
 		case <-ctx.Done():
 			return false

@@ -95,6 +95,9 @@ func readCommon(r *response) (connector.Answer, json.RawMessage) {
 			a.Verdict = byCode
 		case r.status == http.StatusForbidden || r.status == http.StatusNotFound:
 			a.Verdict = connector.SetupWrong
+		case r.status == http.StatusProxyAuthRequired:
+			a.Verdict = connector.SetupWrong
+			a.Err = newError(r.to.post, "HTTP 407: the proxy wants to know who asks", "Check user and password in HTTP_PROXY.", nil)
 		default:
 			a.Verdict = connector.Rejected
 		}

@@ -91,8 +91,26 @@ func BenchmarkEncode(b *testing.B) {
 	req := eventRequest(500)
 	b.ReportAllocs()
 	for b.Loop() {
-		e := c.encode(req)
+		e, _ := c.encode(req)
 		_, _ = io.Discard.Write(e.bytes)
 		e.release()
+	}
+}
+
+// BenchmarkSeal encrypts the body of a point of 200 bytes.
+func BenchmarkSeal(b *testing.B) {
+	plain := []byte(`{"point":5,"remark":"` + strings.Repeat("x", 177) + `"}`)
+	for _, algorithm := range Algorithms {
+		b.Run(algorithm, func(b *testing.B) {
+			s := newSealer(Encryption{Algorithm: algorithm, Key: static("0123456789abcdef")})
+			var dst []byte
+			var err error
+			b.ReportAllocs()
+			for b.Loop() {
+				if dst, err = s.seal(dst[:0], plain); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

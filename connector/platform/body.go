@@ -1,10 +1,13 @@
 package platform
 
 import (
+	"crypto/rand"
 	"io"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 )
@@ -34,18 +37,18 @@ func (e *encoded) release() {
 	}
 }
 
-// encode writes the request's body.
-func (c *Client) encode(req *connector.Request) *encoded {
+// encode writes the request's body, encrypted where it is for points and Config.Encryption is set. check has passed the request.
+func (c *Client) encode(req *connector.Request) (*encoded, error) {
+	if req.Records[0].Kind == connector.Point {
+		return c.encodePoint(req.Records[0].Payload)
+	}
 	e := c.buffer()
-	e.bytes = appendBody(e.bytes, req)
-	return e
+	e.bytes = appendBatch(e.bytes, req)
+	return e, nil
 }
 
-// appendBody appends the JSON of req: the payload itself for a point, else publicParams and data. check has passed it.
-func appendBody(dst []byte, req *connector.Request) []byte {
-	if req.Records[0].Kind == connector.Point {
-		return appendPoint(dst, req.Records[0].Payload)
-	}
+// appendBatch appends publicParams and data.
+func appendBatch(dst []byte, req *connector.Request) []byte {
 	envelope := req.Envelope
 	if envelope == "" {
 		envelope = "{}" // publicParams is required, if need be empty
@@ -62,9 +65,37 @@ func appendBody(dst []byte, req *connector.Request) []byte {
 	return append(dst, "]}"...)
 }
 
-// appendPoint turns a point's payload into the body that carries it.
-func appendPoint(dst, payload []byte) []byte {
-	return append(dst, payload...)
+// encodePoint turns a point's payload into the body that carries it.
+func (c *Client) encodePoint(payload []byte) (*encoded, error) {
+	e := c.buffer()
+	var err error
+	switch {
+	case c.sealer != nil:
+		e.bytes, err = c.sealer.seal(e.bytes, payload)
+	case c.open && len(payload) > 2: // not the probe's {}
+		e.bytes = appendOpenPoint(e.bytes, payload, time.Now())
+	default:
+		e.bytes = append(e.bytes, payload...)
+	}
+	if err != nil {
+		e.release()
+		return nil, err
+	}
+	return e, nil
+}
+
+// appendOpenPoint appends a point of the open API: its payload, which stays the same however often it is sent, with what belongs to one request
+// in front: nonce, six random characters, and timestamp, in unix milliseconds.
+func appendOpenPoint(dst, payload []byte, now time.Time) []byte {
+	const characters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" // 32: a byte's lower five bits are one
+	var nonce [6]byte
+	_, _ = rand.Read(nonce[:]) // it never fails
+	for i, b := range nonce {
+		nonce[i] = characters[b&31]
+	}
+	dst = append(append(dst, `{"nonce":"`...), nonce[:]...)
+	dst = strconv.AppendInt(append(dst, `","timestamp":`...), now.UnixMilli(), 10)
+	return append(append(dst, ','), payload[1:]...)
 }
 
 // body reads an encoded to the transport. Transport may close it in one goroutine while another reads.

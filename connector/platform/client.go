@@ -32,6 +32,12 @@ type Config struct {
 	// has refused the token.
 	Token func() (string, error)
 
+	// OpenPoints says that points go to the open API (platform.pointAPI: open): nonce and timestamp are added to each request, and Paths.Point
+	// has a default.
+	OpenPoints bool
+	// Encryption encrypts the bodies of points. nil: they go in clear (inside of TLS).
+	Encryption *Encryption
+
 	// Timeout bounds one Send, token call and second try included, but not the wait for the rate limit. 0: DefaultTimeout.
 	Timeout time.Duration
 	// RequestsPerSecond limits the data calls of all senders together. 0: no limit.
@@ -46,7 +52,7 @@ type Config struct {
 
 // Paths are the platform's paths, the keys under platform.paths. Empty: the platform's own (see the fields), below Config.BaseURL.
 type Paths struct {
-	// Point has no default: the platform gives every self-built app its own.
+	// Point has no default, as the platform gives every self-built app its own; with Config.OpenPoints: /api/open/point/increase
 	Point string
 	// PointDecrease takes negative points, as their absolute value. No default.
 	PointDecrease string
@@ -68,6 +74,8 @@ type Client struct {
 	userAgent string
 	transport *http.Transport
 	buffers   sync.Pool // of *encoded
+	sealer    *sealer   // nil: points are not encrypted
+	open      bool      // points are those of the open API
 }
 
 var _ connector.Platform = (*Client)(nil)
@@ -96,12 +104,24 @@ func New(cfg Config) (*Client, error) {
 	if pair := cfg.AppID != "" && cfg.AppSecret != nil; pair == (cfg.Token != nil) || (cfg.Token != nil && cfg.AppID != "") {
 		errs = append(errs, errors.New("platform: want either appID and appSecret, or token"))
 	}
+	if cfg.Encryption != nil {
+		errs = append(errs, cfg.Encryption.check())
+		if cfg.OpenPoints {
+			errs = append(errs, errors.New("platform.encryption: the platform's pages know no encrypted body of the open API (pointAPI: open)"))
+		}
+	}
+	if cfg.OpenPoints && cfg.Paths.Point == "" {
+		cfg.Paths.Point = openPointPath
+	}
 	endpoints, token, err := targets(cfg.BaseURL, cfg.Paths)
 	if err = errors.Join(append(errs, err)...); err != nil {
 		return nil, err
 	}
 
-	c := &Client{endpoints: endpoints, timeout: cfg.Timeout, userAgent: cfg.UserAgent, transport: newTransport(cfg.Timeout, cfg.MaxConns)}
+	c := &Client{endpoints: endpoints, timeout: cfg.Timeout, userAgent: cfg.UserAgent, open: cfg.OpenPoints, transport: newTransport(cfg.Timeout, cfg.MaxConns)}
+	if cfg.Encryption != nil {
+		c.sealer = newSealer(*cfg.Encryption)
+	}
 	if cfg.RequestsPerSecond > 0 {
 		// A tenth of a second's worth may go at once: timers are too coarse to space thousands evenly.
 		c.limiter = rate.NewLimiter(rate.Limit(cfg.RequestsPerSecond), max(1, int(cfg.RequestsPerSecond/10)))
@@ -125,22 +145,26 @@ func (c *Client) Send(ctx context.Context, req *connector.Request) connector.Ans
 	if err != nil {
 		return connector.Answer{Verdict: connector.SetupWrong, NotApplied: true, Err: err}
 	}
-	data := c.encode(req)
-	defer data.release()
-	return c.ask(ctx, to, data, func(r *response) connector.Answer { return readAnswer(r, req) })
+	return c.ask(ctx, to, func() (*encoded, error) { return c.encode(req) }, func(r *response) connector.Answer { return readAnswer(r, req) })
 }
 
-// Probe asks whether an endpoint is back, with the body {}, which lacks every required field and so can't be applied. Any answer that
-// shows the platform itself at work, a rejection above all, is Delivered; a refused token, a wrong set-up and slow-down come as they are.
+// Probe asks whether an endpoint is back, with the body {}, encrypted where points are: it lacks every required field and so can't be
+// applied. Any answer that shows the platform itself at work, a rejection above all, is Delivered; a refused token, a wrong set-up and
+// slow-down come as they are.
 func (c *Client) Probe(ctx context.Context, endpoint connector.Endpoint) connector.Answer {
 	to, err := c.target(endpoint)
 	if err != nil {
 		return connector.Answer{Verdict: connector.SetupWrong, NotApplied: true, Err: err}
 	}
-	data := c.buffer()
-	data.bytes = append(data.bytes, "{}"...)
-	defer data.release()
-	return c.ask(ctx, to, data, func(r *response) connector.Answer {
+	empty := func() (*encoded, error) {
+		if endpoint == connector.PointEndpoint || endpoint == connector.PointDecreaseEndpoint {
+			return c.encodePoint([]byte("{}"))
+		}
+		e := c.buffer()
+		e.bytes = append(e.bytes, "{}"...)
+		return e, nil
+	}
+	return c.ask(ctx, to, empty, func(r *response) connector.Answer {
 		a, _ := readCommon(r)
 		switch a.Verdict {
 		case connector.Rejected, connector.TooBig:
@@ -150,8 +174,8 @@ func (c *Client) Probe(ctx context.Context, endpoint connector.Endpoint) connect
 	})
 }
 
-// ask posts data with a token, and once more with a fresh one where the token was refused.
-func (c *Client) ask(ctx context.Context, to *target, data *encoded, read func(*response) connector.Answer) connector.Answer {
+// ask posts a body with a token, and once more, made anew, with a fresh token where the first one was refused.
+func (c *Client) ask(ctx context.Context, to *target, body func() (*encoded, error), read func(*response) connector.Answer) connector.Answer {
 	left := c.timeout
 	var refused uint64
 	for {
@@ -160,8 +184,13 @@ func (c *Client) ask(ctx context.Context, to *target, data *encoded, read func(*
 				return failed(newError(to.post, "the wait for platform.requestsPerSecond was cut short", "", context.Cause(ctx)), true)
 			}
 		}
+		data, err := body()
+		if err != nil { // a key that can't be read: it blames no record
+			return connector.Answer{Verdict: connector.SetupWrong, NotApplied: true, Err: err}
+		}
 		started := time.Now()
 		a, generation := c.attempt(ctx, left, to, data, refused, read)
+		data.release()
 		if a.Verdict != connector.TokenRefused || refused != 0 {
 			return a
 		}

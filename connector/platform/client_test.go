@@ -227,6 +227,22 @@ func TestRateLimit(t *testing.T) {
 
 // pipe lets c speak to a server in the bubble of a synctest, over connections in memory.
 func pipe(c *Client, f func(path string) (status int, body string)) {
+	pipeRequests(c, func(req *http.Request) (int, string) {
+		_, _ = io.Copy(io.Discard, req.Body)
+		return f(req.URL.Path)
+	})
+}
+
+// pipeBody is pipe with a server that is told what comes and takes it all.
+func pipeBody(c *Client, f func(body string)) {
+	pipeRequests(c, func(req *http.Request) (int, string) {
+		body, _ := io.ReadAll(req.Body)
+		f(string(body))
+		return 200, delivered
+	})
+}
+
+func pipeRequests(c *Client, f func(*http.Request) (status int, body string)) {
 	c.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
 		near, far := net.Pipe()
 		go func() {
@@ -237,8 +253,7 @@ func pipe(c *Client, f func(path string) (status int, body string)) {
 				if err != nil {
 					return
 				}
-				_, _ = io.Copy(io.Discard, req.Body)
-				status, body := f(req.URL.Path)
+				status, body := f(req)
 				writeAnswer(far, status, body)
 			}
 		}()

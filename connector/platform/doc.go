@@ -13,7 +13,7 @@
 //	    errorData found among the records
 //	the same, errorData empty or not found            Rejected       no: some were
 //	401; 2xx or another 4xx with code 100200          TokenRefused   yes (after a fresh token and a second try)
-//	403, 404, 3xx; 2xx or another 4xx with            SetupWrong     yes
+//	403, 404, 407, 3xx; 2xx or another 4xx with       SetupWrong     yes
 //	    code 100100 or 100300
 //	429; 503 with a Retry-After that can be read      SlowDown       yes
 //	413                                               TooBig         yes
@@ -43,6 +43,15 @@
 // another one. net/http itself repeats a POST only when it can rewind the body (Request.GetBody) and has written nothing, or
 // when it carries an Idempotency-Key (transport.go, shouldRetryRequest); ours has neither. Only HTTP/1.1 is spoken: with HTTP/2
 // one connection carries many requests, and its bytes prove nothing about one of them.
+//
+// The body goes out with the head: no leave is asked for (Expect: 100-continue), and interim answers are passed over. Proxies of the
+// environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY) are honoured: to https through a tunnel, in which the bytes of TLS count too, so that a
+// failure there is rather called uncertain than harmless; to http as a proxy that answers in the platform's place, by the same table.
+//
+// # Encryption, and the open API
+//
+// Where Config.Encryption is set, points carry only {"encryptStr": ...}. With Config.OpenPoints they carry nonce and timestamp, which are made for
+// each request. Dead letters keep the payload without either.
 //
 // # What never shows
 //

@@ -30,6 +30,11 @@ type Error struct {
 	cause      error
 }
 
+// Passing reports whether the platform, or the way to it, was away: waiting may cure that.
+func (e *Error) Passing() bool {
+	return e.verdict == connector.Outage || e.verdict == connector.SlowDown
+}
+
 // Error joins Op, Reason and Cure.
 func (e *Error) Error() string {
 	if e.Cure == "" {

@@ -13,6 +13,7 @@ import (
 const (
 	eventPath         = "/api/integrate/event/v2/batchAdd"
 	groupRelationPath = "/api/integrate/audience/group/rel/batchAdd"
+	openPointPath     = "/api/open/point/increase"
 	tokenPath         = "/api/open/app/getOrgAccessToken"
 )
 

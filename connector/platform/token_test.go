@@ -120,6 +120,18 @@ func TestTokenStillRefused(t *testing.T) {
 	}
 }
 
+// TestTokenLife: expire is in seconds, as a number or a text; 0, absent and what is none mean the platform's 7,200.
+func TestTokenLife(t *testing.T) {
+	for expire, want := range map[string]time.Duration{`,"expire":3600`: time.Hour, `,"expire":"3600"`: time.Hour, `,"expire":0`: tokenLife, ``: tokenLife,
+		`,"expire":null`: tokenLife, `,"expire":""`: tokenLife, `,"expire":-5`: tokenLife, `,"expire":"soon"`: tokenLife, `,"expire":1e300`: maxTokenLife} {
+		c := newClient(t, serve(t, answer(200, `{"code":"200","data":{"orgAccessToken":"t"`+expire+`}}`)), withApp)
+		got, err := c.calls.fetch(t.Context())
+		if err != nil || got.life != want {
+			t.Errorf("%q: %v, %v; want %v", expire, got.life, err, want)
+		}
+	}
+}
+
 // A token file is read again when the token was refused, and only then.
 func TestTokenFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")

@@ -14,5 +14,6 @@
 //   - A negative point is refused: one path increases, the other decreases.
 //   - time and timestamp must look like milliseconds: from 1e11 (March 1973) to below 1e14 (the year 5138).
 //   - In an exact group relation the identity that identityType names must be there. Between group names stands exactly one comma.
+//   - timestamp of the open API may be any, unless Options.ClockSkew says how far from now; a nonce may come again.
 //   - A repeated event uuid or relateBizCode is applied again: no page says that repeats are dropped.
 package platformsim

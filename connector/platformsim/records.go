@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -209,6 +210,7 @@ type reader struct {
 	doc
 	keep      bool
 	eventKeys map[string]bool // empty: any
+	skew      time.Duration   // 0: any
 	records   []Applied
 	ids       []string // behind the Identities of all records
 	n         int      // records in the body
@@ -327,6 +329,9 @@ func (r *reader) openPoint() *refusal {
 	}
 	if n := utf8.RuneCount(r.bytes(f[opNonce])); n != 6 {
 		return refuse("must have 6 characters, has %d", n).in("nonce")
+	}
+	if at, _ := r.integer(f[opTimestamp], 64); r.skew > 0 && time.Since(time.UnixMilli(at)).Abs() > r.skew {
+		return refuse("is more than %s from now", r.skew).in("timestamp")
 	}
 	amount, bad := r.amount(f[opPoint])
 	if bad != nil {

@@ -66,6 +66,10 @@ type Options struct {
 	UpdateReplaces bool
 	// Decrypt, where it is set, gives the JSON body of a point from its encryptStr (on Point and PointDecrease); plain bodies are refused.
 	Decrypt func(ciphertext []byte) ([]byte, error)
+	// ClockSkew is how far timestamp of PointOpen may be from this machine's clock; 0: any.
+	ClockSkew time.Duration
+	// OpenDecrease gives PointDecrease the body of PointOpen rather than that of Point.
+	OpenDecrease bool
 	// MaxBody is the most bytes of a body, above which the answer is 413; 0: 16 MiB.
 	MaxBody int
 	// Seed seeds the dice of faults with a Probability.
@@ -131,7 +135,7 @@ func New(o Options) *Sim {
 	for _, key := range o.EventKeys {
 		s.keys[key] = true
 	}
-	s.readers.New = func() any { return &scratch{reader: reader{keep: !o.NoLedger, eventKeys: s.keys}} }
+	s.readers.New = func() any { return &scratch{reader: reader{keep: !o.NoLedger, eventKeys: s.keys, skew: o.ClockSkew}} }
 	s.admin = s.adminHandler()
 	return s
 }
@@ -305,6 +309,9 @@ func (s *Sim) check(e Endpoint, r *http.Request, body []byte, rd *reader) ([]byt
 			return body, bad
 		}
 		body = plain
+	}
+	if e == PointDecrease && s.options.OpenDecrease {
+		return body, rd.read(PointOpen, body)
 	}
 	return body, rd.read(e, body)
 }

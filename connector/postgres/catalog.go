@@ -19,6 +19,10 @@ const (
 	textArrayOID = 1009
 )
 
+// firstGeneratedOID is PostgreSQL's FirstGenbkiObjectId: the types below it have their numbers in the source code, and mean the same on
+// every server.
+const firstGeneratedOID = 10000
+
 // Server is what a plain connection tells of the database and of the server behind it.
 type Server struct {
 	// SystemID is the database system's identifier, as IDENTIFY_SYSTEM gives it.
@@ -68,53 +72,22 @@ func Identify(ctx context.Context, repl *pgconn.PgConn) (Server, error) {
 	return Server{SystemID: id.SystemID, Database: id.DBName, Timeline: id.Timeline}, nil
 }
 
-// Omitted is a column that a table has and pgoutput does not send.
-type Omitted struct{ Column, Why string }
-
 // LoadTables gives the shapes of the tables that exist, by name; those that don't are not in the map.
 //
 // The columns stand in the order of pgoutput's Relation messages, and only those that it sends: no dropped ones, no generated ones (but stored
 // ones of version 18 or newer, where one of the named publications publishes them), and, where the named publications cover the table with
-// a column list, those of the list.
+// a column list, those of the list. The others stand in Omitted.
 //
 // Identity and Key say what an old row carries for certain. For a partitioned table that is what the identities of all its
 // partitions have in common, since the partitions hold the rows; see Preflight for partitions that carry less than their root promises.
 func LoadTables(ctx context.Context, conn *pgx.Conn, names []TableName, publications ...string) (map[TableName]*connector.Table, error) {
-	shapes, err := loadShapes(ctx, conn, names, publications)
-	if err != nil {
-		return nil, err
-	}
-	tables := make(map[TableName]*connector.Table, len(shapes))
-	for n, s := range shapes {
-		tables[n] = s.table
-	}
-	return tables, nil
+	return loadTables(ctx, conn, names, publications, false)
 }
 
-// OmittedColumns gives the columns that LoadTables leaves out of those tables, for messages about a column that a mapping reads in vain.
-func OmittedColumns(ctx context.Context, conn *pgx.Conn, names []TableName, publications ...string) (map[TableName][]Omitted, error) {
-	shapes, err := loadShapes(ctx, conn, names, publications)
-	if err != nil {
-		return nil, err
-	}
-	omitted := map[TableName][]Omitted{}
-	for n, s := range shapes {
-		if len(s.omitted) > 0 {
-			omitted[n] = s.omitted
-		}
-	}
-	return omitted, nil
-}
-
-// shape is a table as it is streamed.
-type shape struct {
-	table   *connector.Table
-	omitted []Omitted
-}
-
-func loadShapes(ctx context.Context, conn *pgx.Conn, names []TableName, publications []string) (map[TableName]shape, error) {
+// loadTables is LoadTables; planned says that lists of publications that this program made don't count, since run sets them anew.
+func loadTables(ctx context.Context, conn *pgx.Conn, names []TableName, publications []string, planned bool) (map[TableName]*connector.Table, error) {
 	if len(names) == 0 {
-		return map[TableName]shape{}, nil
+		return map[TableName]*connector.Table{}, nil
 	}
 	rels, err := loadRelations(ctx, conn, names)
 	if err != nil {
@@ -138,31 +111,36 @@ func loadShapes(ctx context.Context, conn *pgx.Conn, names []TableName, publicat
 	if err != nil {
 		return nil, err
 	}
-	shapes := make(map[TableName]shape, len(rels))
+	tables := make(map[TableName]*connector.Table, len(rels))
 	for _, r := range rels {
 		identity, keys := r.effectiveIdentity()
-		s := shape{table: &connector.Table{OID: r.oid, Schema: r.name.Schema, Name: r.name.Name, Identity: identity}}
-		list, generated := sentColumns(r, pubs)
+		for _, p := range pubs {
+			if m, ok := p.covers(r); ok && m.Columns != nil {
+				r.lists = append(r.lists, listEntry{p.Name, m.TableName})
+			}
+		}
+		t := &connector.Table{OID: r.oid, Schema: r.name.Schema, Name: r.name.Name, Identity: identity, FullIdentity: r.fullSQL()}
+		list, generated := sentColumns(r, pubs, planned)
 		for _, c := range columns[r.oid] {
 			switch {
 			case c.generated == "v" || c.generated != "" && !generated && list == nil:
-				s.omitted = append(s.omitted, Omitted{c.Name, "it is a generated column, which PostgreSQL does not send"})
+				t.Omitted = append(t.Omitted, connector.Omitted{Column: c.Name, Why: "it is a generated column, which PostgreSQL does not send"})
 				continue
 			case list != nil && !slices.Contains(list, c.Name):
-				s.omitted = append(s.omitted, Omitted{c.Name, "the publication's column list leaves it out"})
+				t.Omitted = append(t.Omitted, connector.Omitted{Column: c.Name, Why: "the publication's column list leaves it out"})
 				continue
 			}
 			c.BaseOID = types[c.TypeOID].Base
 			c.Key = identity == connector.IdentityFull || slices.Contains(keys, c.Name)
-			s.table.Columns = append(s.table.Columns, c.Column)
+			t.Columns = append(t.Columns, c.Column)
 		}
-		shapes[r.name] = s
+		tables[r.name] = t
 	}
-	return shapes, nil
+	return tables, nil
 }
 
 // sentColumns gives the column list under which the publications send r (nil: none), and whether stored generated columns come.
-func sentColumns(r *relation, pubs []Publication) (list []string, generated bool) {
+func sentColumns(r *relation, pubs []Publication, planned bool) (list []string, generated bool) {
 	listed, whole := []string(nil), false
 	for _, p := range pubs {
 		m, ok := p.covers(r)
@@ -170,7 +148,7 @@ func sentColumns(r *relation, pubs []Publication) (list []string, generated bool
 			continue
 		}
 		generated = generated || p.Generated
-		if m.Columns == nil {
+		if m.Columns == nil || planned && p.Ours {
 			whole = true
 		} else {
 			listed = m.Columns
@@ -193,8 +171,12 @@ func loadColumns(ctx context.Context, conn *pgx.Conn, rels []*relation) (map[uin
 		oids[i] = r.oid
 	}
 	rows, err := conn.Query(ctx, `
-SELECT attrelid, attname::text, atttypid, format_type(atttypid, atttypmod), attgenerated::text
-  FROM pg_attribute
+WITH toast AS (
+  SELECT r.oid, EXISTS (SELECT FROM (SELECT r.oid AS relid UNION SELECT t.relid FROM pg_partition_tree(r.oid) t) l JOIN pg_class c ON c.oid = l.relid
+                         WHERE c.reltoastrelid <> 0 AND pg_relation_size(c.reltoastrelid) > 0) AS used
+    FROM unnest($1::oid[]) r(oid))
+SELECT attrelid, attname::text, atttypid, format_type(atttypid, atttypmod), attgenerated::text, attlen = -1 AND attstorage <> 'p' AND toast.used
+  FROM pg_attribute JOIN toast ON toast.oid = attrelid
  WHERE attrelid = ANY ($1::oid[]) AND attnum > 0 AND NOT attisdropped
  ORDER BY attrelid, attnum`, oids)
 	if err != nil {
@@ -205,7 +187,7 @@ SELECT attrelid, attname::text, atttypid, format_type(atttypid, atttypmod), attg
 		oid uint32
 		c   column
 	)
-	_, err = pgx.ForEachRow(rows, []any{&oid, &c.Name, &c.TypeOID, &c.TypeName, &c.generated}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&oid, &c.Name, &c.TypeOID, &c.TypeName, &c.generated, &c.Toasted}, func() error {
 		columns[oid] = append(columns[oid], c)
 		return nil
 	})
@@ -233,6 +215,7 @@ type relation struct {
 	mayUse      bool   // the schema
 	role        string // this role, quoted
 	leaves      []leaf
+	lists       []listEntry // the column lists under which it is published now
 }
 
 // leaf is a partition that holds rows.
@@ -413,10 +396,12 @@ SELECT root, n.nspname::text, c.relname::text, `+identitySQL+`
 // Type is what a type's values look like on the wire.
 type Type struct {
 	// Base is the type with domains resolved; enums, and types of an extension that are strings (citext), count as text; arrays of such as arrays
-	// of what they count as. Another type stands for itself.
+	// of what they count as, and arrays of other types that are not built in as arrays of text. Another type stands for itself.
 	Base uint32
 	// Name is for messages: order_status, numeric, character varying[].
 	Name string
+	// Opaque says that it is, or is an array of, a type of an extension's of which nothing is known but the text that it writes.
+	Opaque bool
 }
 
 // ResolveTypes looks types up. An OID that the catalogue does not have (any more) is not in the map.
@@ -425,7 +410,8 @@ func ResolveTypes(ctx context.Context, conn *pgx.Conn, oids []uint32) (map[uint3
 	ask := slices.Compact(slices.Sorted(slices.Values(oids)))
 	for len(ask) > 0 { // domains and arrays name further types; a handful of rounds at most
 		rows, err := conn.Query(ctx, `
-SELECT oid, typtype::text, typcategory::text, typbasetype, CASE WHEN typlen = -1 AND typcategory = 'A' THEN typelem ELSE 0 END, typarray, format_type(oid, NULL)
+SELECT oid, typtype::text, typcategory::text, typbasetype, CASE WHEN typlen = -1 AND typcategory = 'A' AND typdelim = ',' THEN typelem ELSE 0 END, typarray,
+       format_type(oid, NULL)
   FROM pg_type WHERE oid = ANY ($1::oid[])`, ask)
 		if err != nil {
 			return nil, fmt.Errorf("looking types up: %w", err)
@@ -448,7 +434,7 @@ SELECT oid, typtype::text, typcategory::text, typbasetype, CASE WHEN typlen = -1
 	types := make(map[uint32]Type, len(oids))
 	for _, oid := range oids {
 		if t, ok := known[oid]; ok {
-			types[oid] = Type{Base: baseOf(oid, known), Name: t.name}
+			types[oid] = Type{Base: baseOf(oid, known), Name: t.name, Opaque: isOpaque(oid, known)}
 		}
 	}
 	return types, nil
@@ -469,20 +455,28 @@ func baseOf(oid uint32, known map[uint32]pgType) uint32 {
 		return baseOf(t.base, known)
 	case t.kind == "e":
 		return textOID
-	case t.category == "S" && oid >= firstUserOID:
+	case t.category == "S" && oid >= firstGeneratedOID:
 		return textOID
-	case t.elem != 0:
-		elem := baseOf(t.elem, known)
-		switch {
-		case elem == t.elem:
-			return oid
-		case elem == textOID:
-			return textArrayOID
-		case known[elem].array != 0:
-			return known[elem].array
-		}
+	case t.elem == 0, oid < firstGeneratedOID:
+		return oid
 	}
-	return oid
+	elem := baseOf(t.elem, known)
+	if array := known[elem].array; elem < firstGeneratedOID && elem != textOID && array != 0 {
+		return array
+	}
+	return textArrayOID
+}
+
+// isOpaque says of a type, or of the elements of an array, that it is a base type which is not built in and no string.
+func isOpaque(oid uint32, known map[uint32]pgType) bool {
+	t := known[oid]
+	switch {
+	case t.kind == "d":
+		return isOpaque(t.base, known)
+	case t.elem != 0:
+		return isOpaque(t.elem, known)
+	}
+	return t.kind == "b" && t.category != "S" && oid >= firstGeneratedOID
 }
 
 // joinNames is for messages: a, b and c.

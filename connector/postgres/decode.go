@@ -22,7 +22,7 @@ type row struct {
 
 // parse reads a message whose first byte is I, U or D. The tuples' memory is used again by the next call.
 func (r *row) parse(data []byte) error {
-	b := buffer{data[1:]}
+	b := buffer{rest: data[1:]}
 	r.oldKind, r.old, r.new = 0, r.old[:0], r.new[:0]
 	relation, ok := b.uint32()
 	if !ok {
@@ -70,8 +70,11 @@ func (r *row) parse(data []byte) error {
 	return b.end()
 }
 
-// buffer is what is left of a message.
-type buffer struct{ rest []byte }
+// buffer is what is left of a message. cut says that more was asked for than was there (by the readers of messages.go).
+type buffer struct {
+	rest []byte
+	cut  bool
+}
 
 func (b *buffer) byte() (byte, bool) {
 	if len(b.rest) < 1 {
@@ -138,25 +141,28 @@ func (b *buffer) tuple(t connector.Tuple) (connector.Tuple, error) {
 }
 
 // fill makes the row's tuples what connector.Change promises, given the shape of its table: what was not sent is Absent (never null), an
-// unchanged TOAST value comes from the old row where that has it, and an update always has an old row.
-func (r *row) fill(t *connector.Table) error {
+// unchanged TOAST value comes from the old row where that has it, and an update always has an old row. p is nil for a table without partitions.
+func (r *row) fill(t *connector.Table, p *partitioned) error {
 	if r.op != connector.Delete && len(r.new) != len(t.Columns) {
 		return fmt.Errorf("a row of %s has %d columns, its Relation message %d", t, len(r.new), len(t.Columns))
 	}
 	if r.oldKind != 0 && len(r.old) != len(t.Columns) {
 		return fmt.Errorf("an old row of %s has %d columns, its Relation message %d", t, len(r.old), len(t.Columns))
 	}
-	switch {
-	case r.oldKind == 'K':
+	if r.oldKind == 'K' || r.oldKind == 'O' && p != nil && p.weak {
+		// The columns of an identity are NOT NULL: what is null in a 'K' was not sent. Which those are, and whether a tuple is called 'K' or 'O', the
+		// server says by the identity of a partitioned table's root; what it sends is by that of the partition.
 		for i := range r.old {
-			if !t.Columns[i].Key {
+			if r.old[i].Kind != connector.Text {
 				r.old[i] = connector.Datum{}
 			}
 		}
-	case r.oldKind == 'O':
+	}
+	switch {
+	case r.oldKind != 0:
 		if r.op == connector.Update {
-			for i := range r.new {
-				if r.new[i].Kind == connector.Unchanged {
+			for i := range r.new { // under a 'K' too: one comes for a long key that an update left alone, as for a key that changed
+				if r.new[i].Kind == connector.Unchanged && r.old[i].Kind == connector.Text {
 					r.new[i] = r.old[i]
 				}
 			}
@@ -164,9 +170,8 @@ func (r *row) fill(t *connector.Table) error {
 	case r.op == connector.Update:
 		for i := range t.Columns {
 			d := connector.Datum{}
-			// No old row was sent, so the identity stayed as it was. Under FULL one always is, but from a partition that has another
-			// identity than the root, under whose name its rows come: then nothing is known of the old row.
-			if t.Columns[i].Key && t.Identity != connector.IdentityFull {
+			// No old row was sent, so the identity stayed as it was.
+			if p != nil && p.keys[i] || p == nil && t.Columns[i].Key && t.Identity != connector.IdentityFull {
 				d = r.new[i]
 			}
 			r.old = append(r.old, d)

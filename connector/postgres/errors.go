@@ -17,6 +17,7 @@ import (
 // SQLSTATEs that decide what is done. https://www.postgresql.org/docs/current/errcodes-appendix.html
 const (
 	stateProtocolViolation  = "08P01"
+	stateUntranslatable     = "22P05"
 	stateReadOnly           = "25006"
 	stateInvalidAuth        = "28000"
 	stateInvalidPassword    = "28P01"
@@ -33,6 +34,9 @@ const (
 	stateInUse              = "55006"
 	stateLockNotAvailable   = "55P03"
 	stateCanceled           = "57014"
+	stateAdminShutdown      = "57P01"
+	stateCrashShutdown      = "57P02"
+	stateCannotConnectNow   = "57P03"
 	stateDatabaseDropped    = "57P04"
 	stateIOError            = "58030"
 	stateUndefinedFile      = "58P01"
@@ -94,12 +98,22 @@ func Passing(err error) bool {
 		return false
 	case errors.As(err, &cert), errors.As(err, &authority), errors.As(err, &hostname), errors.As(err, &invalid), errors.As(err, &alert):
 		return false
+	case tlsAlert(err):
+		return false
 	case errors.As(err, &preferred): // the host is up in another role: a failover is under way, or over soon
 		return true
 	}
 	return errors.As(err, &network) || errors.As(err, &systemCall) || pgconn.Timeout(err) ||
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) || errors.Is(err, pgconn.ErrConnClosed)
+}
+
+// tlsAlert reports whether a connection attempt ended with the server's TLS alert: it refuses our certificate, or has no version in common. (An alert
+// on a connection that worked before is a broken connection.)
+func tlsAlert(err error) bool {
+	var attempt *pgconn.ConnectError
+	var op *net.OpError
+	return errors.As(err, &attempt) && errors.As(err, &op) && op.Op == "remote error" // the words of crypto/tls, which has no type for it
 }
 
 func passingState(s string) bool {
@@ -153,7 +167,7 @@ func hasState(err error, state string) bool {
 func wrongPassword(err error) bool { return hasState(err, stateInvalidPassword) }
 
 // slotInUse reports whether another process holds the slot.
-func slotInUse(err error) bool { return hasState(err, stateInUse) }
+func slotInUse(err error) bool { return hasState(err, stateInUse) || errors.Is(err, errHeld) }
 
 // Explain gives err in words for a DBA, with the cure where there is one: errors.As finds a *Refusal in what it returns, and err itself.
 // The text holds no password and no row value. An error that was explained before, and nil, come back as they are.
@@ -223,8 +237,12 @@ func networkCure(err error) string {
 		hostname  x509.HostnameError
 		cert      *tls.CertificateVerificationError
 		name      *net.DNSError
+		network   net.Error
+		attempt   *pgconn.ConnectError
 	)
 	switch {
+	case tlsAlert(err):
+		return "the server refuses the client certificate, or the TLS version: check sslcert and sslkey in source.dsn, how long the certificate is valid, and ssl_ca_file on the server"
 	case errors.As(err, &authority):
 		return "add sslrootcert=FILE with the certificate authority of the server to source.dsn"
 	case errors.As(err, &hostname):
@@ -235,6 +253,8 @@ func networkCure(err error) string {
 		return "check the host in source.dsn"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "check that PostgreSQL runs, and host and port in source.dsn"
+	case errors.As(err, &attempt) && !errors.As(err, &network) && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
+		return "check sslmode in source.dsn, and on the server: SHOW ssl;"
 	}
 	return ""
 }
@@ -245,8 +265,8 @@ func curesOf(pg *pgconn.PgError, who account) (why, cure string) {
 	case stateInvalidPassword:
 		return "user or password in source.dsn is wrong", "ALTER ROLE " + who.user + " PASSWORD '...'; -- or mend source.dsn"
 	case stateInvalidAuth:
-		return "the role does not exist, may not log in, or pg_hba.conf has no line for it (logical replication needs one for the database itself)",
-			"add to pg_hba.conf a line such as: host  DATABASE  ROLE  ADDRESS/32  scram-sha-256; then SELECT pg_reload_conf();"
+		return "the role does not exist, may not log in, or pg_hba.conf has no line that fits it (logical replication needs one for the database itself); lines that begin with hostssl want TLS, those with clientcert a client certificate",
+			"ALTER ROLE " + who.user + " LOGIN; -- or add to pg_hba.conf a line such as: host  DATABASE  ROLE  ADDRESS/32  scram-sha-256; then SELECT pg_reload_conf(); or for TLS sslmode=require, and sslcert and sslkey, in source.dsn"
 	case stateNoDatabase, stateDatabaseDropped:
 		return "there is no such database", "check the database in source.dsn; SELECT datname FROM pg_database;"
 	case stateNoRight:
@@ -268,6 +288,8 @@ func curesOf(pg *pgconn.PgError, who account) (why, cure string) {
 			"SELECT slot_name, active, restart_lsn FROM pg_replication_slots; -- drop what nobody uses, or raise max_replication_slots and restart"
 	case stateTooManyConnections:
 		return "the server takes no more connections", "raise max_connections or max_wal_senders and restart; SHOW max_wal_senders;"
+	case stateUntranslatable:
+		return "the database holds a character that PostgreSQL can't write as UTF-8", "see the server's log for the character; without it the slot can only be made anew: tuzhan-cdc slot drop"
 	case stateInUse:
 		return "another process holds the slot", "SELECT slot_name, active_pid FROM pg_replication_slots WHERE active;"
 	case stateReadOnly:

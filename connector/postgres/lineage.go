@@ -86,8 +86,10 @@ func (s *scene) compare(saved *connector.Saved) (found []breach, cut connector.L
 		default:
 			cut = lsn
 		}
-	} else if end := s.slot.WALEnd; end < reach.Commit {
-		add(breach{text: fmt.Sprintf("the server's WAL ends at %s, before %s, which the state has settled: the database was restored to an earlier point", end, reach),
+	} else if end := s.slot.WALEnd; end < reach.Commit || !s.slot.Standby && end < cp.Flush {
+		// To confirm an LSN beyond the server's own WAL would make it pass over all that it writes up to there.
+		add(breach{text: fmt.Sprintf("the server's WAL ends at %s, before %s, which the state has settled: the database was restored to an earlier point",
+			end, max(reach.Commit, cp.Flush)),
 			facts: fmt.Sprint("rewound", cp.Flush, reach), from: s.slot.ConfirmedFlush, to: end, cut: end, skip: true})
 	}
 	switch slot := s.slot; {
@@ -95,8 +97,9 @@ func (s *scene) compare(saved *connector.Saved) (found []breach, cut connector.L
 		add(breach{text: fmt.Sprintf("the slot %q is gone, while the state has a checkpoint: changes since %s may be lost", slot.Name, cp.Flush),
 			facts: fmt.Sprint("gone", cp.Flush, reach), from: cp.Flush, anew: true})
 	case slot.Lost():
-		add(breach{text: fmt.Sprintf("the slot %q is invalidated (wal_status %s): the server removed WAL that was not read, changes since %s are lost. Raise max_slot_wal_keep_size",
-			slot.Name, slot.WALStatus, cp.Flush), facts: fmt.Sprint("lost", cp.Flush, reach), from: cp.Flush, anew: true})
+		why, cure := slot.whyLost()
+		add(breach{text: fmt.Sprintf("the slot %q is invalidated (wal_status %s): %s, changes since %s are lost. So that it does not come again: %s",
+			slot.Name, slot.WALStatus, why, cp.Flush, cure), facts: fmt.Sprint("lost", cp.Flush, reach), from: cp.Flush, anew: true})
 	case was.Slot == is.Slot && slot.ConfirmedFlush > cp.Flush:
 		add(breach{text: fmt.Sprintf("the slot %q stands at %s, past the checkpoint at %s: something else has read from it, and the changes between do not come again",
 			slot.Name, slot.ConfirmedFlush, cp.Flush), facts: fmt.Sprint("ahead", cp.Flush, slot.ConfirmedFlush), from: cp.Flush, to: slot.ConfirmedFlush})
@@ -133,7 +136,7 @@ func refuse(breaches []breach) (*Refusal, string) {
 	}
 	which := id(facts...)
 	return &Refusal{strings.Join(texts, "\n  and ") + "\n  Nothing was sent, nothing was changed.",
-		"find out why, and put back what can be put back (the server, the slot, source.dsn, state.path). To go on without what lies between, and have the gap recorded: " +
+		"find out why, and put back what can be put back (the server, the slot, source.dsn, state.path or state.dsn). To go on without what lies between, and have the gap recorded: " +
 			"tuzhan-cdc run --accept-gap " + which + " ; then send what is missing: tuzhan-cdc backfill MAPPING"}, which
 }
 

@@ -19,14 +19,19 @@ type plan struct {
 	candidates []TableName  // what a missing table may have meant
 	main, ins  *Publication // nil where missing
 	slotExists bool
+	known      bool // there is a state: a publication that is missing beside a living slot is CheckHistory's to say
 	mayCreate  bool // CREATE on the database
 	standby    bool
 	role       string
 	database   string
+	version    int
+	columns    map[uint32][]column // of the tables that are to have a column list
 
 	names    []string // to stream from, once the steps are done
 	steps    []step
 	blocked  []string // why this role can't do the steps
+	must     bool     // a step is for more than to take tables back that were published before: without it nothing can be streamed
+	left     string   // the SQL of the steps, where this role can't do them and they are no must
 	findings []Finding
 }
 
@@ -40,8 +45,9 @@ func newPlan(ctx context.Context, conn *pgx.Conn, params PublicationParams) (*pl
 	p := &plan{PublicationParams: params, rels: map[TableName]*relation{}, wanted: mergeUses(params.Uses)}
 	if err := conn.QueryRow(ctx, `
 SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1),
-       has_database_privilege(current_database(), 'CREATE'), pg_is_in_recovery(), current_user::text, current_database()::text`,
-		params.Slot).Scan(&p.slotExists, &p.mayCreate, &p.standby, &p.role, &p.database); err != nil {
+       has_database_privilege(current_database(), 'CREATE'), pg_is_in_recovery(), current_user::text, current_database()::text,
+       current_setting('server_version_num')::int`,
+		params.Slot).Scan(&p.slotExists, &p.mayCreate, &p.standby, &p.role, &p.database, &p.version); err != nil {
 		return nil, fmt.Errorf("looking at slot and rights: %w", err)
 	}
 	pubs, err := LoadPublications(ctx, conn, []string{params.Name, InsertPublication(params.Name)})
@@ -72,11 +78,11 @@ SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1),
 		}
 	}
 	for _, u := range p.wanted {
-		if u.any() && p.publishable(u) {
-			p.uses = append(p.uses, u)
+		if fit, ok := p.fit(u); ok {
+			p.uses = append(p.uses, fit)
 		}
 	}
-	return p, nil
+	return p, p.planLists(ctx, conn)
 }
 
 // mergeUses makes one Use of several for one table, and puts them in order.
@@ -90,6 +96,7 @@ func mergeUses(uses []Use) []Use {
 		}
 		m := &merged[i]
 		m.Insert, m.Update, m.Delete = m.Insert || u.Insert, m.Update || u.Update, m.Delete || u.Delete
+		m.list, m.known = m.list || u.list, m.known || u.known
 		if m.Columns == nil || u.Columns == nil {
 			m.Columns = nil
 		} else {
@@ -205,8 +212,9 @@ func (p *plan) bring(pub *Publication, name, publish string, uses, add []Use) {
 	tables, stay := tablesOf(add), tablesOf(uses)
 	if pub == nil {
 		sql, what := "CREATE PUBLICATION "+quoteIdent(name), "created publication "+name
+		p.must = true
 		if len(add) > 0 {
-			sql += " FOR TABLE " + sqlList(tables)
+			sql += " FOR TABLE " + p.members(add)
 			what += " for " + joinNames(tables, TableName.String)
 		}
 		p.step(sql+" WITH (publish = "+literal(publish)+", publish_via_partition_root = true);", what)
@@ -240,11 +248,16 @@ func (p *plan) bring(pub *Publication, name, publish string, uses, add []Use) {
 			}
 		}
 	}
+	if pub.Ours && p.listsDiffer(pub, uses) {
+		p.setTables(pub, uses, add, gone)
+		return
+	}
 	if len(gone) > 0 {
 		p.step("ALTER PUBLICATION "+quoteIdent(name)+" DROP TABLE "+sqlList(gone)+";", "took "+joinNames(gone, TableName.String)+" out of publication "+name)
 	}
 	if len(add) > 0 {
-		p.step("ALTER PUBLICATION "+quoteIdent(name)+" ADD TABLE "+sqlList(tables)+";", "added "+joinNames(tables, TableName.String)+" to publication "+name)
+		p.step("ALTER PUBLICATION "+quoteIdent(name)+" ADD TABLE "+p.members(add)+";", "added "+joinNames(tables, TableName.String)+" to publication "+name)
+		p.must = p.must || slices.ContainsFunc(add, func(u Use) bool { return !u.known })
 		if !pub.own {
 			p.block("publication " + name + " belongs to " + pub.Owner)
 		}
@@ -259,6 +272,7 @@ func (p *plan) options(pub *Publication, want Use, viaRoot bool) {
 		sql := "ALTER PUBLICATION " + quoteIdent(pub.Name) + " SET (" + option + " = " + value + ");"
 		switch {
 		case pub.Ours:
+			p.must = true
 			p.step(sql, "set "+option+" = "+value+" on publication "+pub.Name)
 			if !pub.own {
 				p.block("publication " + pub.Name + " belongs to " + pub.Owner)
@@ -302,6 +316,8 @@ func (p *plan) forbid() {
 	case len(p.steps) == 0:
 	case p.standby:
 		p.refuse("publication "+p.Name, "it is not in step with the mappings, and this server is a standby: run this on the primary", p.sql())
+	case len(p.blocked) > 0 && !p.must:
+		p.left, p.steps = p.sql(), nil
 	case len(p.blocked) > 0:
 		text := "it does not cover what is mapped"
 		if p.main == nil {
@@ -325,6 +341,9 @@ func (p *plan) sql() string {
 
 // gap refuses to make a publication beside a living slot: the slot's WAL is decoded with the publications as they were when it was written.
 func (p *plan) gap(name string) {
+	if p.known {
+		return
+	}
 	p.refuse("publication "+name, fmt.Sprintf("it is missing while slot %s exists. Made now, it would be unknown to the WAL that the slot still has to read (42704 for ever), so the slot must be made anew; changes that were committed since the slot's last confirmation are then not sent", p.Slot),
 		"SELECT pg_drop_replication_slot("+literal(p.Slot)+"); -- then start tuzhan-cdc run: it makes publications and slot anew")
 }

@@ -37,8 +37,14 @@ type Finding struct {
 type PreflightParams struct {
 	Uses              []Use
 	Slot, Publication string
+	// ColumnLists is source.columnLists.
+	ColumnLists bool
 	// WALBudget is source.walBudget in bytes; 0: none.
 	WALBudget int64
+	// Known says that there is a state: whether slot and publications may be missing is CheckHistory's to say.
+	Known bool
+	// Heartbeat and Failover: source.heartbeat and source.failover are on.
+	Heartbeat, Failover bool
 }
 
 // Report is what Preflight found.
@@ -76,6 +82,7 @@ func Preflight(ctx context.Context, conn *pgx.Conn, params PreflightParams) (Rep
 		return Report{}, err
 	}
 	p.version()
+	p.encoding()
 	p.walLevel()
 	p.role(ctx)
 	p.room()
@@ -88,7 +95,11 @@ func Preflight(ctx context.Context, conn *pgx.Conn, params PreflightParams) (Rep
 			return Report{}, err
 		}
 	}
+	p.findings = append(p.findings, optionFindings(server, p.slot, params.Heartbeat, params.Failover)...)
 	p.keeping()
+	if err := p.outage(ctx); err != nil {
+		return Report{}, err
+	}
 	return Report{Server: server, Findings: p.findings}, nil
 }
 
@@ -143,6 +154,17 @@ func (p *preflight) version() {
 		p.add(SeverityWarning, "server", v+", a standby: slot and stream depend on the primary too (wal_level, hot_standby_feedback), and publications are made there", "")
 	default:
 		p.add(SeverityOK, "server", v, "")
+	}
+	if p.server.Version/10000 < messagesSince {
+		p.add(SeverityInfo, "skip marker", fmt.Sprintf("PostgreSQL %d does not send it: a transaction that begins with pg_logical_emit_message(true, 'tuzhan_cdc', 'skip') is sent like any other; that takes PostgreSQL %d or newer",
+			p.server.Version/10000, messagesSince), "")
+	}
+}
+
+// encoding warns of a database whose bytes nobody knows the meaning of.
+func (p *preflight) encoding() {
+	if p.conn.PgConn().ParameterStatus("server_encoding") == sqlASCII {
+		p.add(SeverityWarning, "encoding", "the database's is SQL_ASCII: it keeps whatever bytes its clients send, and PostgreSQL can't convert them. A row of which a mapping reads a text that is no UTF-8 becomes a dead letter", "")
 	}
 }
 
@@ -206,14 +228,16 @@ func (p *preflight) room() {
 
 // publications looks at tables and publications: what is wrong, and what run is going to do.
 func (p *preflight) publications(ctx context.Context) error {
-	plan, err := newPlan(ctx, p.conn, PublicationParams{Name: p.params.Publication, Slot: p.params.Slot, Uses: p.params.Uses})
+	plan, err := newPlan(ctx, p.conn, PublicationParams{Name: p.params.Publication, Slot: p.params.Slot, Uses: listed(p.params.Uses, p.params.ColumnLists)})
 	if err != nil {
 		return err
 	}
+	plan.known = p.params.Known
 	tables := plan.tableFindings()
 	plan.make()
 	p.findings = append(p.findings, tables...)
 	p.findings = append(p.findings, plan.coverage()...)
+	p.findings = append(p.findings, plan.fullFindings()...)
 	p.findings = append(p.findings, plan.findings...)
 	for _, u := range plan.uses {
 		if !slices.ContainsFunc(p.findings, func(f Finding) bool { return f.Subject == "table "+u.Table.String() }) {
@@ -281,6 +305,7 @@ func (p *preflight) slotFindings() {
 	switch {
 	case !validSlotName(p.params.Slot):
 		p.add(SeverityError, subject, "source.slot may have only a to z, 0 to 9 and _ , at most 63 of them", "")
+	case !s.Exists && p.params.Known: // CheckHistory refuses it
 	case !s.Exists:
 		p.add(SeverityInfo, subject, "it is missing: run makes it, and streams what is committed from then on", "")
 	case s.Plugin != plugin:
@@ -294,11 +319,8 @@ func (p *preflight) slotFindings() {
 	case s.Temporary:
 		p.add(SeverityError, subject, "it is temporary and goes with the session that made it: give source.slot another name", "SELECT slot_name, temporary FROM pg_replication_slots;")
 	case s.Lost():
-		reason := "wal_status = " + s.WALStatus
-		if s.Invalidation != "" {
-			reason = s.Invalidation
-		}
-		p.add(SeverityError, subject, "it is invalidated ("+reason+"): what it had not read is gone from the server, so the changes since then are not sent. Make it anew, after seeing to what is missing", drop)
+		why, again := s.whyLost()
+		p.add(SeverityError, subject, "it is invalidated (wal_status "+s.WALStatus+"): "+why+". What it had not read is gone from the server, so the changes since then are not sent. Make it anew, after seeing to what is missing. So that it does not come again: "+again, drop)
 	default:
 		p.livingSlot(subject)
 	}

@@ -22,6 +22,8 @@ type Prepared struct {
 	Publications []string
 	// TimeZone is the database's setting.
 	TimeZone string
+	// WALEnd is the server's WAL end at that time: what was committed before lies below.
+	WALEnd connector.LSN
 	// Checkpoint is where to go on: what was saved, if Rebased is false.
 	Checkpoint *connector.Checkpoint
 	// Rebased says that Checkpoint is to be written over what was saved, with Gap (nil: none), before anything is sent: it is the first one, the operator has
@@ -29,6 +31,12 @@ type Prepared struct {
 	Rebased bool
 	Gap     *connector.Gap
 	Cut     connector.LSN
+
+	known map[TableName]connector.Published // how the tables are published
+	open  map[TableName]bool                // those of them that are not published in full
+
+	identities map[TableName]string
+	stale      []*stale
 }
 
 // Prepare connects, compares the server's history with the saved one and refuses what must not go on (another database system, a slot that is gone
@@ -39,16 +47,28 @@ type Prepared struct {
 func Prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func([]*connector.Table) error,
 	alarms *connector.Alarms, log *slog.Logger) (*Prepared, error) {
 	wait, passwords := newBackoff(), 0
+	standby := func(waits bool) {
+		if cfg.Waiting != nil {
+			cfg.Waiting(waits)
+		}
+	}
+	defer standby(false)
 	for {
-		p, err := prepare(ctx, cfg, saved, check, log)
+		p, err := prepare(ctx, cfg, saved, check, alarms, log)
 		var refusal *Refusal
 		var unfit *mapError
+		pause := wait.NextBackOff()
+		standby(slotInUse(err))
 		switch {
 		case err == nil:
 			alarms.Clear("source")
 			return p, nil
 		case ctx.Err() != nil:
 			return nil, nil
+		case slotInUse(err):
+			raiseStandby(alarms, cfg.Slot)
+			sleep(ctx, min(pause, standbyMax))
+			continue
 		case errors.As(err, &unfit):
 			return nil, unfit.err
 		case errors.As(err, &refusal):
@@ -60,47 +80,61 @@ func Prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 		case !Passing(err):
 			return nil, Explain(err)
 		}
-		alarms.Raise("source", "PostgreSQL is not to be reached: "+Explain(err).Error(), "start the server or mend source.dsn; this is tried again by itself")
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait.NextBackOff()):
+		if hasState(err, stateLockNotAvailable) {
+			alarms.Raise("source", "a table can't be put into a publication, because somebody holds a lock on it (VACUUM, CREATE INDEX or DDL)", "nothing to do: it is tried again by itself")
+		} else {
+			alarms.Raise("source", "PostgreSQL is not to be reached: "+Explain(err).Error(), "start the server or mend source.dsn; this is tried again by itself")
 		}
+		sleep(ctx, pause)
 	}
 }
 
-func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func([]*connector.Table) error, log *slog.Logger) (*Prepared, error) {
+// errHeld says that a slot, which is to be taken over where it stands, is still moved on by another process.
+var errHeld = errors.New("another process reads from the slot")
+
+func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func([]*connector.Table) error,
+	alarms *connector.Alarms, log *slog.Logger) (*Prepared, error) {
 	conn, err := Connect(ctx, cfg.DSN)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer closePlain(conn)
 	repl, err := connectReplication(ctx, cfg.DSN)
 	if err != nil {
 		return nil, err
 	}
 	defer closeConn(repl)
-	id, err := pglogrepl.IdentifySystem(ctx, repl)
+	asking, cancel := context.WithTimeout(ctx, startTimeout) // a peer that vanished is not waited for
+	defer cancel()
+	id, err := pglogrepl.IdentifySystem(asking, repl)
 	if err != nil {
 		return nil, err
 	}
 	p := &Prepared{Lineage: connector.Lineage{SystemID: id.SystemID, Timeline: id.Timeline, Database: id.DBName, Slot: cfg.Slot}, Cut: noCut}
-	server, err := LoadServer(ctx, conn)
+	server, err := LoadServer(asking, conn)
 	if err != nil {
 		return nil, err
 	}
 	p.TimeZone = server.TimeZone
-	slot, err := SlotState(ctx, conn, cfg.Slot)
+	slot, err := SlotState(asking, conn, cfg.Slot)
 	if err != nil {
 		return nil, err
 	}
+	p.WALEnd = slot.WALEnd
 	if slot.Exists && slot.Plugin != plugin {
 		return nil, &Refusal{fmt.Sprintf("the slot %q is not a logical slot of the plugin %s", slot.Name, plugin), "choose another name for source.slot"}
 	}
-	breaches, err := p.compare(ctx, conn, repl, cfg, slot, saved, log)
+	if refused := refusal(optionFindings(server, slot, cfg.Heartbeat > 0, cfg.Failover)); refused != nil {
+		return nil, refused
+	}
+	if slot.Active && saved.Checkpoint == nil && !cfg.Points {
+		return nil, errHeld // where to take it over is known when it is free
+	}
+	breaches, err := p.compare(asking, conn, repl, cfg, slot, saved, log)
 	if err != nil {
 		return nil, err
 	}
-	found, err := LoadUsed(ctx, conn, cfg.Uses, cfg.Publication)
+	found, err := LoadUsed(asking, conn, cfg.Uses, cfg.Publication)
 	if err != nil {
 		return nil, err
 	}
@@ -114,31 +148,116 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 		log.Warn("slot dropped, as the gap was accepted", "slot", cfg.Slot)
 		slot = &Slot{Name: cfg.Slot, WALEnd: slot.WALEnd}
 	}
-	names, changes, err := EnsurePublications(ctx, conn, PublicationParams{Name: cfg.Publication, Slot: cfg.Slot, Uses: cfg.Uses})
+	// What the state knows of the tables holds for this database, and while the slot goes on.
+	var known map[TableName]connector.Published
+	if cp := saved.Checkpoint; cp != nil && slot.Exists && cp.Lineage.SystemID == p.Lineage.SystemID && cp.Lineage.Database == p.Lineage.Database {
+		known = knownTables(saved.Published)
+	}
+	r, err := p.publish(ctx, conn, cfg, known, log)
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range changes {
-		log.Info("publication", "change", c)
-	}
-	p.Publications = names
-	oids, err := publicationOIDs(ctx, conn, names)
-	if err != nil {
-		return nil, err
-	}
-	p.Lineage.Publications = joinPublications(oids, names)
 	start := slot.ConfirmedFlush
 	if !slot.Exists {
-		start, err = CreateSlot(ctx, repl, NewSlot{Name: cfg.Slot, Plain: conn, Waiting: func(w Wait) {
+		start, err = CreateSlot(ctx, repl, NewSlot{Name: cfg.Slot, Failover: cfg.Failover, Plain: conn, Waiting: func(w Wait) {
 			log.Warn(w.String(), "slot", cfg.Slot, "waited", w.Waited.Round(time.Second), "cure", w.Cure())
 		}})
 		if err != nil {
 			return nil, err
 		}
 		log.Info("slot created", "slot", cfg.Slot, "from", start)
+	} else if cfg.Failover && !slot.Failover && !slot.Active {
+		if err := setFailover(ctx, repl, cfg.Slot); err != nil {
+			return nil, err
+		}
+		log.Info("slot is kept in step on standbys from now on", "slot", cfg.Slot)
+	}
+	if !slot.Exists {
+		r.at.lsn = start // what comes from here on is published
+	}
+	if err := p.account(ctx, cfg, r, alarms, log); err != nil {
+		return nil, err
 	}
 	p.resolve(saved, breaches, start, log)
 	return p, nil
+}
+
+// CheckHistory compares the server's history with the saved one as Prepare does, and changes nothing: a *Refusal is what run would end with.
+func CheckHistory(ctx context.Context, cfg Config, saved *connector.Saved) error {
+	conn, err := Connect(ctx, cfg.DSN)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	repl, err := connectReplication(ctx, cfg.DSN)
+	if err != nil {
+		return err
+	}
+	defer closeConn(repl)
+	id, err := pglogrepl.IdentifySystem(ctx, repl)
+	if err != nil {
+		return err
+	}
+	slot, err := SlotState(ctx, conn, cfg.Slot)
+	if err != nil {
+		return err
+	}
+	p := &Prepared{Lineage: connector.Lineage{SystemID: id.SystemID, Timeline: id.Timeline, Database: id.DBName, Slot: cfg.Slot}}
+	_, err = p.compare(ctx, conn, repl, cfg, slot, saved, slog.New(slog.DiscardHandler))
+	return err
+}
+
+// publish brings the publications in step.
+func (p *Prepared) publish(ctx context.Context, conn *pgx.Conn, cfg Config, known map[TableName]connector.Published, log *slog.Logger) (*round, error) {
+	r, err := goRound(ctx, conn, cfg, nil, known)
+	if err != nil {
+		return nil, err
+	}
+	if r.refused != nil {
+		return nil, r.refused
+	}
+	for _, c := range r.changes {
+		log.Info("publication", "change", c)
+	}
+	p.Publications = r.found.names
+	oids, err := publicationOIDs(ctx, conn, p.Publications)
+	if err != nil {
+		return nil, err
+	}
+	p.Lineage.Publications = joinPublications(oids, p.Publications)
+	return r, nil
+}
+
+// account records and tells of the tables that left the publications while nobody looked, and notes how they are published now.
+func (p *Prepared) account(ctx context.Context, cfg Config, r *round, alarms *connector.Alarms, log *slog.Logger) error {
+	closed, open := r.holes()
+	for _, h := range append(closed, r.after.renamed(r.known)...) {
+		if err := tellClosed(ctx, cfg, r, h, alarms, log); err != nil {
+			return err
+		}
+	}
+	p.open = map[TableName]bool{}
+	for _, h := range open {
+		text, cure := r.openText(h)
+		alarms.Raise("source/table/"+h.use.Table.String(), text, cure)
+		log.Warn("gap begins", "table", h.use.Table.String(), "from", h.was.Seen, "reason", h.why)
+		if err := cfg.gap(ctx, h.gap(0)); err != nil {
+			return err
+		}
+		p.open[h.use.Table] = true
+	}
+	p.identities = r.after.identities()
+	if st := r.stale(closed); st != nil && r.found.slotExists {
+		p.stale = append(p.stale, st)
+	}
+	p.known = r.after.published(r.known, p.Publications, r.at.lsn, open)
+	if cfg.Published == nil {
+		return nil
+	}
+	if err := cfg.Published(ctx, sortedTables(p.known)); err != nil {
+		return fmt.Errorf("noting the published tables: %w", err)
+	}
+	return nil
 }
 
 // compare refuses what must not go on, unless the operator has accepted it: then it gives the breaches.
@@ -184,14 +303,15 @@ func (p *Prepared) takeOver(cfg Config, slot *Slot, log *slog.Logger) error {
 	switch {
 	case !slot.Exists:
 	case slot.Lost():
-		return &Refusal{fmt.Sprintf("the slot %q is invalidated (wal_status %s), and there is no state", slot.Name, slot.WALStatus),
-			"raise max_slot_wal_keep_size; then: SELECT pg_drop_replication_slot(" + literal(slot.Name) + "); and start again"}
+		why, cure := slot.whyLost()
+		return &Refusal{fmt.Sprintf("the slot %q is invalidated (wal_status %s): %s; and there is no state", slot.Name, slot.WALStatus, why),
+			"SELECT pg_drop_replication_slot(" + literal(slot.Name) + "); -- and start again. So that it does not come again: " + cure}
 	case cfg.Points:
 		which := id("new-state", p.Lineage.SystemID, p.Lineage.Database, slot.Name, slot.ConfirmedFlush.String())
 		if cfg.NewState != which {
 			return &Refusal{fmt.Sprintf("the slot %q exists, and there is no state: which points of the changes between %s and %s were sent before is not known, they may double. Nothing was sent",
 				slot.Name, slot.ConfirmedFlush, slot.WALEnd),
-				"put the state file back where state.path says. If this is a new connector, and nothing has sent points from this slot: tuzhan-cdc run --new-state " + which}
+				"put the state back where state.path or state.dsn says. If this is a new connector, and nothing has sent points from this slot: tuzhan-cdc run --new-state " + which}
 		}
 		fallthrough
 	default:
@@ -228,9 +348,10 @@ func (p *Prepared) resolve(saved *connector.Saved, breaches []breach, start conn
 	}
 }
 
-// LoadUsed gives the tables of uses as the catalogue has them, with the columns that the publications send; the missing ones are left out.
+// LoadUsed gives the tables of uses as the catalogue has them, with the columns that the publications send or are going to send; the missing ones are
+// left out.
 func LoadUsed(ctx context.Context, conn *pgx.Conn, uses []Use, publication string) ([]*connector.Table, error) {
-	byName, err := LoadTables(ctx, conn, tablesOf(uses), publication, InsertPublication(publication))
+	byName, err := loadTables(ctx, conn, tablesOf(uses), []string{publication, InsertPublication(publication)}, true)
 	if err != nil {
 		return nil, err
 	}

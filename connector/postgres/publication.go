@@ -14,8 +14,11 @@ import (
 type Use struct {
 	Table                  TableName
 	Insert, Update, Delete bool
-	// Columns are those that the mappings read; nil: not known. They matter where a publication of the DBA's has a column list.
+	// Columns are those that the mappings read; nil: not known. They matter where a publication has a column list.
 	Columns []string
+
+	list  bool // source.columnLists: only Columns, and those of the replica identity, are to be published
+	known bool // it was published before: what is wrong with it now is told, and stops nothing else
 }
 
 func (u Use) rewrites() bool { return u.Update || u.Delete }
@@ -49,7 +52,8 @@ type Publication struct {
 	// Schemas are those that it has as a whole (15 or newer).
 	Schemas []string
 
-	own bool // this role may alter it
+	own        bool     // this role may alter it
+	schemaRows []uint32 // the OIDs of its rows in pg_publication_namespace, in the order of Schemas
 }
 
 // Member is a table that a publication names.
@@ -60,6 +64,8 @@ type Member struct {
 	Filter string
 	// Columns is the column list, in the table's order; nil where there is none.
 	Columns []string
+
+	row uint32 // the OID of its row in pg_publication_rel: another one each time the table is added
 }
 
 // covers reports whether p publishes r, by itself or through a partition's ancestors. The member is the one that decides; for
@@ -145,24 +151,29 @@ func (p *Publication) loadMembers(ctx context.Context, conn *pgx.Conn, version i
        CASE WHEN r.prattrs IS NOT NULL THEN
          ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = r.prrelid AND attnum = ANY (r.prattrs) ORDER BY attnum) END`
 	}
-	rows, err := conn.Query(ctx, `SELECT c.oid, n.nspname::text, c.relname::text, `+extra+`
+	rows, err := conn.Query(ctx, `SELECT c.oid, r.oid, n.nspname::text, c.relname::text, `+extra+`
   FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE r.prpubid = $1 ORDER BY 2, 3`, p.OID)
 	if err != nil {
 		return err
 	}
 	p.Tables, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (m Member, err error) {
-		return m, row.Scan(&m.OID, &m.Schema, &m.Name, &m.Filter, &m.Columns)
+		return m, row.Scan(&m.OID, &m.row, &m.Schema, &m.Name, &m.Filter, &m.Columns)
 	})
 	if err != nil || version < 150000 {
 		return err
 	}
-	rows, err = conn.Query(ctx, `SELECT n.nspname::text FROM pg_publication_namespace s JOIN pg_namespace n ON n.oid = s.pnnspid
+	rows, err = conn.Query(ctx, `SELECT n.nspname::text, s.oid FROM pg_publication_namespace s JOIN pg_namespace n ON n.oid = s.pnnspid
  WHERE s.pnpubid = $1 ORDER BY 1`, p.OID)
 	if err != nil {
 		return err
 	}
-	p.Schemas, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	var schema string
+	var row uint32
+	_, err = pgx.ForEachRow(rows, []any{&schema, &row}, func() error {
+		p.Schemas, p.schemaRows = append(p.Schemas, schema), append(p.schemaRows, row)
+		return nil
+	})
 	return err
 }
 
@@ -185,6 +196,19 @@ type PublicationParams struct {
 // something stands in the way it returns a *Refusal with the SQL: for a table that can't be published without making the application's
 // updates fail, for a right that is missing, for a publication that went away beside a living slot.
 func EnsurePublications(ctx context.Context, conn *pgx.Conn, params PublicationParams) (names, changes []string, err error) {
+	p, changes, err := bringInStep(ctx, conn, params)
+	if err != nil {
+		return nil, nil, err
+	}
+	return p.names, changes, nil
+}
+
+// lockTimeout is how long a table's lock is waited for, which VACUUM or CREATE INDEX may hold for hours: rather come again. It is well below
+// deadlock_timeout (1 s by default), so that in a deadlock with the application it is never the application's statement that fails.
+const lockTimeout = "400ms"
+
+// bringInStep is EnsurePublications; it gives the plan, which says what was found and what this role could not do.
+func bringInStep(ctx context.Context, conn *pgx.Conn, params PublicationParams) (p *plan, changes []string, err error) {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("looking at the publications: %w", err)
@@ -194,19 +218,17 @@ func EnsurePublications(ctx context.Context, conn *pgx.Conn, params PublicationP
 			err = done
 		}
 	}()
-	p, err := newPlan(ctx, conn, params)
-	if err != nil {
+	if p, err = newPlan(ctx, conn, params); err != nil {
 		return nil, nil, err
 	}
-	findings := p.tableFindings()
+	findings := p.strangersFindings()
 	p.make()
 	findings = append(findings, p.findings...)
 	if refused := refusal(findings); refused != nil {
-		return nil, nil, refused
+		return p, nil, refused
 	}
 	if len(p.steps) > 0 {
-		// Adding a table waits for VACUUM or CREATE INDEX on it. Rather say so and come again than hang.
-		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '15s'"); err != nil {
+		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+lockTimeout+"'"); err != nil {
 			return nil, nil, fmt.Errorf("bringing the publications in step: %w", err)
 		}
 	}
@@ -221,7 +243,7 @@ func EnsurePublications(ctx context.Context, conn *pgx.Conn, params PublicationP
 	if err := tx.Commit(ctx); err != nil {
 		return nil, nil, fmt.Errorf("bringing the publications in step: %w", err)
 	}
-	return p.names, changes, nil
+	return p, changes, nil
 }
 
 // refusal joins the findings that are errors; nil where there are none.

@@ -66,14 +66,13 @@ func refused(t *testing.T, err error, words ...string) string {
 // runCure runs a cure as a superuser would in psql: a statement a line.
 func runCure(t *testing.T, db *pgtest.DB, cure string) {
 	t.Helper()
-	ran := 0
+	var lines []string
 	for line := range strings.Lines(cure) {
 		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "--") {
-			db.Exec(t, line)
-			ran++
+			lines = append(lines, line)
 		}
 	}
-	if ran == 0 {
+	if db.Exec(t, lines...); len(lines) == 0 {
 		t.Errorf("nothing to run in the cure %q", cure)
 	}
 }

@@ -36,6 +36,10 @@ type Slot struct {
 	SafeWALSize int64
 	// Invalidation is the server's reason for a lost slot (17 or newer; "conflicting" on 16), else empty.
 	Invalidation string
+	// Failover: standbys keep it in step (17 or newer).
+	Failover bool
+	// Standby: the server is in recovery.
+	Standby bool
 	// WALEnd is the server's WAL end (on a standby: what is replayed); Retained the bytes from RestartLSN to it, 0 where that is not known.
 	WALEnd   connector.LSN
 	Retained int64
@@ -43,6 +47,19 @@ type Slot struct {
 
 // Lost reports whether the slot can't be read any more.
 func (s *Slot) Lost() bool { return s.Exists && (s.WALStatus == "lost" || s.Invalidation != "") }
+
+// whyLost says in words why the slot is lost, and gives the SQL that keeps the next one from being lost too.
+func (s *Slot) whyLost() (why, cure string) {
+	switch s.Invalidation {
+	case "idle_timeout": // 18 or newer
+		return "nobody read from it for longer than idle_replication_slot_timeout", "ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf();"
+	case "wal_level_insufficient":
+		return "wal_level was below logical meanwhile", "ALTER SYSTEM SET wal_level = 'logical'; -- then restart PostgreSQL"
+	case "rows_removed", "conflicting": // on a standby
+		return "the primary removed rows that it needed", "ALTER SYSTEM SET hot_standby_feedback = on; SELECT pg_reload_conf(); -- on this standby"
+	}
+	return "the server removed WAL that was not read", "ALTER SYSTEM SET max_slot_wal_keep_size = '20GB'; SELECT pg_reload_conf(); -- well above source.walBudget, below the free disk"
+}
 
 // SlotState asks for the state of a slot. One that does not exist is no error, and comes back with Exists false.
 func SlotState(ctx context.Context, conn *pgx.Conn, name string) (*Slot, error) {
@@ -52,13 +69,13 @@ func SlotState(ctx context.Context, conn *pgx.Conn, name string) (*Slot, error) 
 	err := conn.QueryRow(ctx, `
 SELECT w.e::text, s.slot_name IS NOT NULL, coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), coalesce(s.temporary, false),
        coalesce(s.active, false), coalesce(s.active_pid, 0), coalesce(s.restart_lsn::text, '0/0'), coalesce(s.confirmed_flush_lsn::text, '0/0'),
-       coalesce(s.wal_status, ''), coalesce(s.safe_wal_size, -1),
+       coalesce(s.wal_status, ''), CASE WHEN s.safe_wal_size IS NULL THEN -1 ELSE greatest(s.safe_wal_size, 0) END,
        coalesce(j.s ->> 'invalidation_reason', CASE WHEN j.s ->> 'conflicting' = 'true' THEN 'conflicting' END, ''),
-       coalesce(w.e - s.restart_lsn, 0)::bigint
+       coalesce(w.e - s.restart_lsn, 0)::bigint, coalesce((j.s ->> 'failover')::boolean, false), pg_is_in_recovery()
   FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END) w(e)
   LEFT JOIN pg_replication_slots s ON s.slot_name = $1
   LEFT JOIN LATERAL (SELECT to_jsonb(s)) j(s) ON true`, name).Scan(&end, &s.Exists, &s.Plugin, &s.Database, &s.Temporary,
-		&s.Active, &s.ActivePID, &restart, &confirmed, &s.WALStatus, &s.SafeWALSize, &s.Invalidation, &s.Retained)
+		&s.Active, &s.ActivePID, &restart, &confirmed, &s.WALStatus, &s.SafeWALSize, &s.Invalidation, &s.Retained, &s.Failover, &s.Standby)
 	if err != nil {
 		return nil, fmt.Errorf("asking for the state of slot %s: %w", name, err)
 	}
@@ -125,6 +142,8 @@ type NewSlot struct {
 	// Waiting is called from another goroutine, never after CreateSlot has returned, once every Every (0: 3 s) while the server waits.
 	Waiting func(Wait)
 	Every   time.Duration
+	// Failover has standbys keep the slot in step: PostgreSQL 17 or newer.
+	Failover bool
 }
 
 // CreateSlot makes a logical slot and gives its consistent point: every transaction that commits after it is streamed. It blocks until the
@@ -139,8 +158,13 @@ func CreateSlot(ctx context.Context, repl *pgconn.PgConn, slot NewSlot) (connect
 	if slot.Plain != nil && slot.Waiting != nil {
 		watcher.Go(func() { watchSlot(ctx, done, repl.PID(), slot) })
 	}
-	made, err := pglogrepl.CreateReplicationSlot(ctx, repl, quoteIdent(slot.Name), plugin,
-		pglogrepl.CreateReplicationSlotOptions{Mode: pglogrepl.LogicalReplication, SnapshotAction: "NOEXPORT_SNAPSHOT"})
+	command := "CREATE_REPLICATION_SLOT " + quoteIdent(slot.Name) + " LOGICAL " + plugin
+	if slot.Failover {
+		command += " (SNAPSHOT 'nothing', FAILOVER true)"
+	} else {
+		command += " NOEXPORT_SNAPSHOT" // the words of 14 and older, which newer ones understand
+	}
+	made, err := pglogrepl.ParseCreateReplicationSlot(repl.Exec(ctx, command))
 	close(done)
 	watcher.Wait()
 	if err != nil {

@@ -140,6 +140,16 @@ func TestSlotIsNotLeftHalfMade(t *testing.T) {
 	}
 }
 
+// TestWhyLost: each of the server's reasons has its words and its cure.
+func TestWhyLost(t *testing.T) {
+	for reason, setting := range map[string]string{"": "max_slot_wal_keep_size", "wal_removed": "max_slot_wal_keep_size", "idle_timeout": "idle_replication_slot_timeout",
+		"rows_removed": "hot_standby_feedback", "conflicting": "hot_standby_feedback", "wal_level_insufficient": "wal_level"} {
+		if why, cure := (&Slot{WALStatus: "lost", Invalidation: reason}).whyLost(); why == "" || !strings.Contains(cure, setting+" = ") {
+			t.Errorf("%q: %q, %q", reason, why, cure)
+		}
+	}
+}
+
 func TestLostSlotIsSeen(t *testing.T) {
 	server := pgtest.Private(t, "max_slot_wal_keep_size=1MB", "max_wal_size=32MB")
 	db := server.Database(t)

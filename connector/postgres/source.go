@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -30,6 +29,17 @@ type Config struct {
 	Points bool
 	// AcceptGap is the id of the refusal that the operator accepts, NewState that of the slot that may be taken over without a state; empty: none.
 	AcceptGap, NewState string
+	// Heartbeat is how often a message is written into the WAL while the source streams, which moves an idle slot on; 0: never. PostgreSQL 14 or newer.
+	Heartbeat time.Duration
+	// Failover makes the slot one that standbys keep in step. PostgreSQL 17 or newer.
+	Failover bool
+	// Waiting is called from Prepare with true when it waits for a slot that another process holds, and with false when that is over; nil: nobody is told.
+	Waiting func(bool)
+	// ColumnLists is source.columnLists: the publications name only the columns that the mappings read, and those of the replica identity.
+	ColumnLists bool
+	// Published notes how the mapped tables are published, in place of what was noted before: connector.Saved.Published brings it back. It is called
+	// from the source's goroutines. nil: nobody notes it, and a table that left while the connector was stopped is put back without a word.
+	Published func(context.Context, []connector.Published) error
 	// Gap records a gap for good; it is called from the source's goroutines. nil: nobody records it.
 	Gap func(context.Context, connector.Gap) error
 }
@@ -41,14 +51,22 @@ type Source struct {
 	names   []string // publications to stream
 	alarms  *connector.Alarms
 	log     *slog.Logger
+	timing  timing
 
-	rel *relations
+	rel  *relations
+	last backend // of the last stream
+	// lateMarker is the newest transaction of which a marker that came too late was told; the stream's goroutine only.
+	lateMarker connector.LSN
+
+	watch   *watch
+	verdict atomic.Pointer[error] // of the watch: why the stream must end
 
 	state      atomic.Pointer[string]
 	walEnd     atomic.Uint64
 	confirmed  atomic.Uint64
 	truncates  atomic.Uint64
 	reconnects atomic.Uint64
+	reports    atomic.Uint64
 }
 
 // Status says how a source fares.
@@ -66,15 +84,22 @@ const (
 	reconnectInitial = 200 * time.Millisecond
 	reconnectMax     = 10 * time.Second
 	connectTimeout   = 15 * time.Second
+	// livedFor is how long a stream must have lived for the waits to begin anew.
+	livedFor = 2 * time.Second
 	// wrongPasswordTries is how often a refused password is tried before it is believed: one is refused too while a server starts or a
 	// secret is being rotated.
 	wrongPasswordTries = 3
+	// standbyMax is the longest wait between two looks whether a slot that another process holds is free.
+	standbyMax = 5 * time.Second
+	// startTimeout bounds what is asked of the server before it streams.
+	startTimeout = 30 * time.Second
 )
 
 // NewSource makes a source that streams what Prepare has prepared.
 func NewSource(cfg Config, p *Prepared, alarms *connector.Alarms, log *slog.Logger) *Source {
-	s := &Source{cfg: cfg, lineage: p.Lineage, names: p.Publications, alarms: alarms, log: log}
-	s.rel = newRelations(s.resolveTypes)
+	s := &Source{cfg: cfg, lineage: p.Lineage, names: p.Publications, alarms: alarms, log: log, timing: usualTiming}
+	s.rel = newRelations(cfg.Uses, log, s.resolveTypes)
+	s.watch = newWatch(s, p)
 	s.setState("connecting")
 	return s
 }
@@ -90,18 +115,39 @@ func (s *Source) setState(state string) { s.state.Store(&state) }
 // Run streams until ctx ends, reconnecting with backoff on what passes.
 func (s *Source) Run(ctx context.Context, sink connector.Sink) error {
 	defer s.setState("stopped")
+	watching, stop := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if err := s.watch.run(watching); err != nil {
+			s.verdict.Store(&err)
+		}
+	}()
+	defer func() { stop(); <-watched }()
 	wait := newBackoff()
 	passwords := 0
 	for {
-		s.setState("connecting")
-		err := s.once(ctx, sink, func() { wait.Reset(); passwords = 0; s.setState("streaming"); s.alarms.Clear("source") })
+		var since time.Time
+		err := s.once(ctx, sink, func() {
+			since, passwords = time.Now(), 0
+			s.setState("streaming")
+			s.alarms.Clear("source")
+		})
+		if !since.IsZero() && time.Since(since) >= livedFor {
+			wait.Reset()
+		}
 		var fatal *mapError
+		var gone *hungUp
+		pause := wait.NextBackOff()
 		switch {
 		case ctx.Err() != nil:
 			<-sink.Finished()
 			return nil
+		case errors.As(err, &gone):
 		case errors.As(err, &fatal), errors.Is(err, ErrNewHistory):
 			return err
+		case hasState(err, stateUndefinedObject) && errors.Is(s.watch.lookNow(ctx), ErrNewHistory):
+			return &anew{"the stream can't be decoded with the publications as they are"}
 		case wrongPassword(err):
 			if passwords++; passwords >= wrongPasswordTries {
 				return Explain(err)
@@ -112,16 +158,32 @@ func (s *Source) Run(ctx context.Context, sink connector.Sink) error {
 		s.reconnects.Add(1)
 		if slotInUse(err) {
 			s.setState("waiting")
-			s.alarms.Raise("source", "another process holds the slot "+strconv.Quote(s.cfg.Slot)+": waiting for it as a standby",
-				"nothing to do if another tuzhan-cdc runs; else: SELECT active_pid FROM pg_replication_slots WHERE slot_name = "+literal(s.cfg.Slot)+";")
+			raiseStandby(s.alarms, s.cfg.Slot)
+			pause = min(pause, standbyMax)
 		} else {
-			s.alarms.Raise("source", "the stream from PostgreSQL is interrupted: "+Explain(err).Error(), "nothing to do: it is taken up again by itself")
+			s.setState("connecting")
+			s.alarms.Raise("source", "the stream from PostgreSQL is interrupted: "+reason(err), "nothing to do: it is taken up again by itself")
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait.NextBackOff()):
-		}
+		sleep(ctx, pause)
 	}
+}
+
+// raiseStandby says that another process holds the slot.
+func raiseStandby(alarms *connector.Alarms, slot string) {
+	alarms.Raise("source", "another process holds the slot "+strconv.Quote(slot)+": waiting for it as a standby",
+		"nothing to do if another tuzhan-cdc runs; else: SELECT active_pid FROM pg_replication_slots WHERE slot_name = "+literal(slot)+";")
+}
+
+// reason says why a connection ended, in one line.
+func reason(err error) string {
+	var gone *hungUp
+	switch {
+	case !errors.As(err, &gone):
+		return strings.ReplaceAll(Explain(err).Error(), "\n", " ")
+	case gone.err == nil:
+		return gone.text
+	}
+	return gone.text + ": " + strings.ReplaceAll(Explain(gone.err).Error(), "\n", " ")
 }
 
 func newBackoff() *backoff.ExponentialBackOff {
@@ -136,25 +198,56 @@ func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()
 		return err
 	}
 	defer closeConn(conn)
-	id, err := pglogrepl.IdentifySystem(ctx, conn)
+	starting, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	id, err := pglogrepl.IdentifySystem(starting, conn)
 	if err != nil {
 		return err
 	}
 	if id.SystemID != s.lineage.SystemID || id.DBName != s.lineage.Database || id.Timeline != s.lineage.Timeline {
 		return ErrNewHistory
 	}
-	start := sink.Resume()
-	if err := checkSlotPosition(ctx, s.cfg.DSN, s.cfg.Slot, start); err != nil {
-		return err
-	}
-	err = pglogrepl.StartReplication(ctx, conn, quoteIdent(s.cfg.Slot), pglogrepl.LSN(start), pglogrepl.StartReplicationOptions{
-		PluginArgs: []string{"proto_version '1'", "publication_names " + literal(publicationList(s.names))}})
+	plain, err := connectBeside(starting, s.cfg.DSN)
 	if err != nil {
 		return err
 	}
+	b := s.newBeside(plain)
+	defer func() { b.close() }()
+	start := sink.Resume()
+	if err := checkSlotPosition(starting, plain, s.cfg.Slot, start); err != nil {
+		return err
+	}
+	if b.sender, err = loadBackend(starting, plain, conn.PID()); err != nil {
+		return err
+	}
+	args, messages := pluginArgs(s.names, conn.ParameterStatus("server_version"))
+	err = pglogrepl.StartReplication(starting, conn, quoteIdent(s.cfg.Slot), pglogrepl.LSN(start), pglogrepl.StartReplicationOptions{PluginArgs: args})
+	if slotInUse(err) {
+		if own, endErr := endOwn(starting, plain, s.last); endErr == nil && own {
+			s.log.Info("the server still had the connection that was given up: it is ended", "pid", s.last.pid)
+			return &hungUp{text: "the former connection still held the slot"}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	s.last = b.sender
 	s.log.Info("streaming", "slot", s.cfg.Slot, "from", start, "publications", strings.Join(s.names, ", "))
+	s.rel.connected()
 	streaming()
-	st := &stream{conn: conn, sink: sink, src: s, rel: s.rel, told: 0}
+	s.watch.due()
+	return s.streamBeside(ctx, &stream{conn: conn, sink: sink, src: s, beside: b, rel: s.rel, messages: messages})
+}
+
+// streamBeside runs the stream with the plain connection beside it.
+func (s *Source) streamBeside(ctx context.Context, st *stream) error {
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx)) // while the stream finishes the server may shut down too
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		st.beside.run(watching)
+	}()
+	defer func() { stop(); <-done }()
 	return st.run(ctx)
 }
 
@@ -168,18 +261,14 @@ func publicationList(names []string) string {
 }
 
 // checkSlotPosition refuses to start behind the slot (ErrNewHistory): asked for an LSN older than confirmed_flush_lsn the server would silently
-// start later, and what lies between would be gone.
-func checkSlotPosition(ctx context.Context, dsn, slot string, start connector.LSN) error {
-	plain, err := Connect(ctx, dsn)
-	if err != nil {
-		return err
-	}
-	defer plain.Close(context.WithoutCancel(ctx))
+// start later, and what lies between would be gone. Nor does it start beyond the server's own WAL: the server would pass over all that it
+// writes up to there.
+func checkSlotPosition(ctx context.Context, plain *pgx.Conn, slot string, start connector.LSN) error {
 	state, err := SlotState(ctx, plain, slot)
 	if err != nil {
 		return err
 	}
-	if !state.Exists || state.Lost() || state.ConfirmedFlush > start {
+	if !state.Exists || state.Lost() || state.ConfirmedFlush > start || !state.Standby && state.WALEnd < start {
 		return ErrNewHistory
 	}
 	return nil
@@ -190,52 +279,6 @@ type Refusal struct{ Text, Cure string }
 
 // Error gives text and cure.
 func (r *Refusal) Error() string { return r.Text + "\n  cure: " + r.Cure }
-
-// sessionParams make the server write every type in one way, whatever the database's own settings.
-var sessionParams = map[string]string{
-	"application_name": "tuzhan-cdc", "client_encoding": "UTF8", "datestyle": "ISO, YMD", "intervalstyle": "iso_8601",
-	"timezone": "UTC", "extra_float_digits": "3", "bytea_output": "hex",
-}
-
-// connectReplication opens a connection in replication mode.
-func connectReplication(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
-	cfg, err := pgconn.ParseConfig(dsn)
-	if err != nil {
-		return nil, err
-	}
-	for k, v := range sessionParams {
-		cfg.RuntimeParams[k] = v
-	}
-	cfg.RuntimeParams["replication"] = "database"
-	setDialer(cfg)
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	return pgconn.ConnectConfig(ctx, cfg)
-}
-
-// Connect opens a plain connection for SQL, with the same settings as the stream.
-func Connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(dsn)
-	if err != nil {
-		return nil, err
-	}
-	for k, v := range sessionParams {
-		if k != "timezone" { // the database's own TimeZone is to be seen
-			cfg.RuntimeParams[k] = v
-		}
-	}
-	setDialer(&cfg.Config)
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	return pgx.ConnectConfig(ctx, cfg)
-}
-
-// setDialer makes a peer that vanished without a word be found within about 20 s.
-func setDialer(cfg *pgconn.Config) {
-	d := &net.Dialer{Timeout: 10 * time.Second,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3}}
-	cfg.DialFunc = d.DialContext
-}
 
 func closeConn(conn *pgconn.PgConn) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
@@ -249,6 +292,6 @@ func (s *Source) resolveTypes(ctx context.Context, oids []uint32) (map[uint32]Ty
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer closePlain(conn)
 	return ResolveTypes(ctx, conn, oids)
 }

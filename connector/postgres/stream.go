@@ -36,22 +36,32 @@ const (
 
 // stream is one replication connection from START_REPLICATION on. One goroutine owns it, for reading and for standby status.
 type stream struct {
-	conn *pgconn.PgConn
-	sink connector.Sink
-	src  *Source
+	conn   *pgconn.PgConn
+	sink   connector.Sink
+	src    *Source
+	beside *beside
 
 	rel    *relations
 	row    row
 	change connector.Change
 
+	messages bool      // the server sends logical messages
+	skip     bool      // the transaction began with the skip marker
+	first    firstRows // held back until it is known whether a marker belongs before them
+
 	inTx    bool
 	commit  connector.LSN
 	at      time.Time
 	index   uint32
+	ended   connector.LSN // the end of the last transaction
 	told    connector.LSN // the flush LSN last reported
 	toldAt  time.Time
 	asked   bool // the server asked for an answer
 	sinceCk int
+
+	heard   bool // something came since heardAt was set
+	heardAt time.Time
+	askedAt time.Time // when the server was asked for an answer
 }
 
 // run reads until ctx ends (nil, after the last confirmation) or the connection does (an error).
@@ -59,10 +69,17 @@ func (s *stream) run(ctx context.Context) error {
 	// A read that blocks is woken when ctx ends.
 	stop := context.AfterFunc(ctx, func() { _ = s.conn.Conn().SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if err := s.status(time.Now()); err != nil {
+	s.heardAt = time.Now()
+	if err := s.status(s.heardAt, false); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
+		if verdict := s.src.verdict.Load(); verdict != nil {
+			return *verdict
+		}
+		if e := s.beside.ended(); e != nil && s.over(e, time.Now()) {
+			return e.err
+		}
 		if room := s.sink.Room(); room != nil {
 			if err := s.wait(ctx, room); err != nil {
 				return err
@@ -80,18 +97,21 @@ func (s *stream) run(ctx context.Context) error {
 				return err
 			}
 			s.sink.Dry()
-			if err := s.report(time.Now()); err != nil {
+			if err := s.quiet(time.Now()); err != nil {
 				return err
 			}
 			s.deadline(ctx, tick)
 			continue
 		}
+		s.heard = true
 		if err := s.message(ctx, msg); err != nil {
 			return err
 		}
 		if s.sinceCk++; s.sinceCk >= timeCheck {
 			s.sinceCk = 0
-			if err := s.report(time.Now()); err != nil {
+			now := time.Now()
+			s.listened(now)
+			if err := s.report(now); err != nil {
 				return err
 			}
 		}
@@ -99,18 +119,55 @@ func (s *stream) run(ctx context.Context) error {
 	return s.finish()
 }
 
+// over reports whether the connection ends now. Where the server shuts down there is a moment left: it waits until all that it sent is confirmed, and
+// then ends the stream itself. What can't be confirmed so soon would hold it up for ever, so the source hangs up.
+func (s *stream) over(e *ending, now time.Time) bool {
+	if !e.shutdown {
+		return true
+	}
+	since := now.Sub(e.at)
+	if since < s.src.timing.settle || since < s.src.timing.grace && s.sink.Confirmed() >= s.ended {
+		return false
+	}
+	_ = s.status(now, false) // it may be gone by now
+	return true
+}
+
+// listened notes when something came.
+func (s *stream) listened(now time.Time) {
+	if s.heard {
+		s.heard, s.heardAt = false, now
+		s.beside.heard.Store(now.UnixNano())
+	}
+}
+
+// quiet is what is due when nothing came for a moment: a report; and of a server that has been silent for some time an answer is asked, and when
+// none comes, and nobody has seen it at work either, it is given up.
+func (s *stream) quiet(now time.Time) error {
+	s.listened(now)
+	t := s.src.timing
+	switch silence := now.Sub(s.heardAt); {
+	case silence >= t.silent && !s.beside.vouches(now):
+		return &hungUp{text: "the server has been silent for " + silence.Round(time.Second).String()}
+	case silence >= t.ask && now.Sub(s.askedAt) >= t.ask:
+		s.askedAt = now
+		return s.status(now, true)
+	}
+	return s.report(now)
+}
+
 // beforeBlocking does what is due before a read that will block: all that was sent is handed over, so partly filled batches go out
 // (but in the middle of a transaction only after a moment, since its next rows are on their way).
 func (s *stream) beforeBlocking(ctx context.Context) error {
+	now := time.Now()
+	s.listened(now)
 	if s.inTx {
 		s.deadline(ctx, partlyDry)
 		return nil
 	}
 	s.sink.Dry()
-	if s.asked {
-		if err := s.report(time.Now()); err != nil {
-			return err
-		}
+	if err := s.report(now); err != nil {
+		return err
 	}
 	s.deadline(ctx, tick)
 	return nil
@@ -134,22 +191,26 @@ func (s *stream) wait(ctx context.Context, room <-chan struct{}) error {
 	case <-ctx.Done():
 	case <-timer.C:
 	}
-	return s.report(time.Now())
+	now := time.Now()
+	s.heard, s.heardAt = false, now // nobody listened: that is no silence of the server's
+	return s.report(now)
 }
 
 // finish waits for the last checkpoint, confirms it and says good-bye.
 func (s *stream) finish() error {
-	timer := time.NewTicker(statusEvery)
+	timer := time.NewTicker(tick)
 	defer timer.Stop()
 	for {
 		select {
 		case <-s.sink.Finished():
-			if err := s.status(time.Now()); err != nil {
+			if err := s.status(time.Now(), false); err != nil {
 				s.src.log.Info("the last confirmation was not sent; the next start passes over what comes again", "error", err)
 			}
 			return nil
-		case <-timer.C:
-			if s.status(time.Now()) != nil {
+		case now := <-timer.C:
+			e := s.beside.ended()
+			if e != nil && s.over(e, now) || s.report(now) != nil {
+				closeConn(s.conn)
 				<-s.sink.Finished()
 				return nil
 			}
@@ -163,24 +224,26 @@ func (s *stream) report(now time.Time) error {
 	if since < replyAtLeast || (since < statusEvery && !s.asked && s.told == s.sink.Confirmed()) {
 		return nil
 	}
-	return s.status(now)
+	return s.status(now, false)
 }
 
 // status tells the server what the checkpoint on disk covers: as written, flushed and applied alike, since pglogrepl puts the written LSN where
-// another is 0.
-func (s *stream) status(now time.Time) error {
+// another is 0. answer asks the server for a keep-alive.
+func (s *stream) status(now time.Time, answer bool) error {
 	lsn := s.sink.Confirmed()
 	if lsn < s.told {
 		return fmt.Errorf("the confirmed LSN went back from %s to %s: this is a bug", s.told, lsn)
 	}
 	_ = s.conn.Conn().SetWriteDeadline(now.Add(writeTimeout))
 	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{
-		WALWritePosition: pglogrepl.LSN(lsn), WALFlushPosition: pglogrepl.LSN(lsn), WALApplyPosition: pglogrepl.LSN(lsn), ClientTime: now})
+		WALWritePosition: pglogrepl.LSN(lsn), WALFlushPosition: pglogrepl.LSN(lsn), WALApplyPosition: pglogrepl.LSN(lsn), ClientTime: now,
+		ReplyRequested: answer})
 	if err != nil {
 		return fmt.Errorf("reporting progress: %w", err)
 	}
 	s.told, s.toldAt, s.asked = lsn, now, false
 	s.src.confirmed.Store(uint64(lsn))
+	s.src.reports.Add(1)
 	return nil
 }
 
@@ -197,7 +260,7 @@ func (s *stream) message(ctx context.Context, msg pgproto3.BackendMessage) error
 			if len(m.Data) <= header {
 				return errCut
 			}
-			return s.decode(ctx, m.Data[header:])
+			return s.decode(ctx, connector.LSN(binary.BigEndian.Uint64(m.Data[1:])), m.Data[header:])
 		case pglogrepl.PrimaryKeepaliveMessageByteID:
 			return s.keepAlive(m.Data)
 		}
@@ -211,7 +274,7 @@ func (s *stream) message(ctx context.Context, msg pgproto3.BackendMessage) error
 }
 
 // errEnded says that the server ended the stream in good order: it is shutting down.
-var errEnded = errors.New("the server ended the stream")
+var errEnded = errors.New("the server is shutting down, and ended the stream in good order")
 
 func (s *stream) keepAlive(data []byte) error {
 	const size = 1 + 8 + 8 + 1 // type, WAL end, time, reply wanted
@@ -227,51 +290,42 @@ func (s *stream) keepAlive(data []byte) error {
 	return nil
 }
 
-// decode acts on one message of pgoutput. What can't be read stops the stream: nothing is skipped.
-func (s *stream) decode(ctx context.Context, data []byte) error {
+// decode acts on one message of pgoutput, whose WAL record starts at start. What can't be read stops the stream: nothing is skipped.
+func (s *stream) decode(ctx context.Context, start connector.LSN, data []byte) error {
 	switch data[0] {
 	case 'I', 'U', 'D':
-		return s.rowMessage(data)
-	case 'B', 'C', 'R', 'T':
+		return s.takeRow(start, data)
+	case 'B', 'C', 'R', 'T', 'Y', 'O', 'M':
 		m, err := parse(data)
 		if err != nil {
 			return fmt.Errorf("message %q of pgoutput after position %s:%d: %w", data[0], s.commit, s.index, err)
 		}
+		if message, ok := m.(*pglogrepl.LogicalDecodingMessage); ok { // it says itself what becomes of rows that were held back
+			return s.logicalMessage(message)
+		}
+		if err := s.releaseFirst(); err != nil {
+			return err
+		}
 		return s.rare(ctx, m)
-	case 'Y', 'O', 'M':
-		return nil // type, origin, logical message: no row changes
 	}
 	return fmt.Errorf("unknown message %q of pgoutput after position %s:%d: this version speaks protocol 1", data[0], s.commit, s.index)
 }
 
-// parse guards pglogrepl.Parse, which panics on a Relation message that is cut short, and makes room for as many tables as a Truncate
-// message claims to hold before it looks whether they are there.
-func parse(data []byte) (m pglogrepl.Message, err error) {
-	const truncateHeader = 1 + 4 + 1 // type, number of relations, options
-	if data[0] == 'T' && (len(data) < truncateHeader || uint64(binary.BigEndian.Uint32(data[1:])) != uint64(len(data)-truncateHeader)/4) {
-		return nil, errCut
-	}
-	defer func() {
-		if r := recover(); r != nil {
-			m, err = nil, errCut
-		}
-	}()
-	return pglogrepl.Parse(data)
-}
-
 func (s *stream) rare(ctx context.Context, m pglogrepl.Message) error {
+	s.rel.last = nil
 	switch m := m.(type) {
 	case *pglogrepl.BeginMessage:
 		if s.inTx {
 			return fmt.Errorf("a transaction begins inside another at %s", s.commit)
 		}
-		s.inTx, s.commit, s.at, s.index = true, connector.LSN(m.FinalLSN), m.CommitTime.UTC(), 0
+		s.inTx, s.commit, s.at, s.index, s.skip = true, connector.LSN(m.FinalLSN), m.CommitTime.UTC(), 0, false
 	case *pglogrepl.CommitMessage:
 		if !s.inTx || connector.LSN(m.CommitLSN) != s.commit {
 			return fmt.Errorf("a transaction that began with commit LSN %s ends with %s", s.commit, connector.LSN(m.CommitLSN))
 		}
 		s.inTx = false
 		end := connector.LSN(m.TransactionEndLSN)
+		s.ended = end
 		s.src.walEnd.Store(max(s.src.walEnd.Load(), uint64(end)))
 		s.sink.Commit(s.commit, end, s.at)
 	case *pglogrepl.RelationMessage:
@@ -279,9 +333,12 @@ func (s *stream) rare(ctx context.Context, m pglogrepl.Message) error {
 		if err != nil {
 			return err
 		}
+		s.src.watch.due()
 		if isNew {
 			s.src.log.Debug("table shape", "table", t.String(), "columns", len(t.Columns))
 		}
+	case *pglogrepl.TypeMessage:
+		s.rel.name(m)
 	case *pglogrepl.TruncateMessage:
 		s.src.truncates.Add(1)
 		names := make([]string, len(m.RelationIDs))
@@ -309,10 +366,10 @@ func (s *stream) rowMessage(data []byte) error {
 	if t == nil {
 		return fmt.Errorf("the row at position %s is of relation %d, of which no Relation message came", position, s.row.relation)
 	}
-	if err := s.row.fill(t); err != nil {
+	if err := s.row.fill(t, s.rel.partitions(t)); err != nil {
 		return fmt.Errorf("position %s: %w", position, err)
 	}
-	s.change = connector.Change{Position: position, CommitTime: s.at, Op: s.row.op, Table: t}
+	s.change = connector.Change{Position: position, CommitTime: s.at, Op: s.row.op, Table: t, Skip: s.skip}
 	if s.row.op != connector.Delete {
 		s.change.New = s.row.new
 	}

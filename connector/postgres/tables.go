@@ -12,6 +12,9 @@ import (
 var tableKinds = map[string]string{"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index",
 	"I": "an index", "c": "a composite type", "t": "a TOAST table"}
 
+// partitionsVersion is the oldest server that is relied upon to notice partitions that come and go while it streams.
+const partitionsVersion = 140000
+
 // tableFindings looks at each wanted table by itself: is it there, can it be published, does it keep of old rows what is wanted.
 func (p *plan) tableFindings() []Finding {
 	var f []Finding
@@ -22,8 +25,41 @@ func (p *plan) tableFindings() []Finding {
 			continue
 		}
 		f = append(f, r.findings(u)...)
+		if r.kind == "p" && p.version > 0 && p.version < partitionsVersion {
+			f = append(f, Finding{SeverityWarning, "server", "table " + u.Table.String() + " is partitioned, and PostgreSQL 13 does not always notice while it streams that a partition was attached or detached: its rows may then be missing, or come although it is gone, and such partitions with columns in another order have been seen to come garbled. Stop the connector while you attach or detach, or use a newer server", ""})
+		}
 	}
 	return append(f, p.overlaps()...)
+}
+
+// strangersFindings are tableFindings of the tables that were not published before: what is wrong with one that was stops nothing else.
+func (p *plan) strangersFindings() []Finding {
+	strangers := *p
+	strangers.wanted = slices.DeleteFunc(slices.Clone(p.wanted), func(u Use) bool { return u.known })
+	return strangers.tableFindings()
+}
+
+// fit gives what of a use can be published now: of a known table that has lost its replica identity the inserts, so that the application's
+// UPDATE and DELETE of it don't fail. ok is false where nothing can.
+func (p *plan) fit(u Use) (fit Use, ok bool) {
+	r := p.rels[u.Table]
+	switch {
+	case !u.any() || r == nil:
+		return u, false
+	case p.publishable(u):
+		return u, true
+	case !u.known:
+		return u, false
+	}
+	bare := u
+	bare.Update, bare.Delete = false, false
+	if slices.ContainsFunc(r.findings(bare), func(f Finding) bool { return f.Severity == SeverityError }) {
+		return u, false
+	}
+	if len(r.unidentified()) == 0 { // its partitions keep less than it says: the stream allows for that
+		return u, true
+	}
+	return bare, bare.any()
 }
 
 // publishable reports whether the table's own findings leave it fit to be published.
@@ -165,7 +201,7 @@ func (r *relation) identityFindings(subject string) []Finding {
 		}
 		return []Finding{{SeverityError, subject, "its partitions " + joinNames(weak, func(l leaf) string { return l.name.String() }) +
 			" keep less of an old row than the table's own replica identity says; each partition has its own setting, new ones too",
-			strings.Join(cure, "\n")}}
+			r.withoutLists(cure)}}
 	}
 	return nil
 }
@@ -180,7 +216,7 @@ func (r *relation) identityCure() string {
 			lines = append(lines, "ALTER TABLE "+l.name.SQL()+" REPLICA IDENTITY FULL; -- or give it a primary key: ADD PRIMARY KEY (...)")
 		}
 	}
-	return strings.Join(lines, "\n")
+	return r.withoutLists(lines)
 }
 
 // coverage looks at how the publications send the tables that they cover: partitions under another name, row filters, column lists.
@@ -206,13 +242,15 @@ func (p *plan) coverage() []Finding {
 				f = append(f, Finding{SeverityError, subject, fmt.Sprintf("it is a partition, and publication %s sends its changes under the name of %s: map that instead, with a condition if need be",
 					pub.Name, m.TableName), ""})
 			}
-			f = append(f, listFindings(subject, u, r, covering[i], m)...)
+			if !covering[i].Ours { // the plan sets the lists of ours
+				f = append(f, p.listFindings(subject, u, r, covering[i], m)...)
+			}
 		}
 		if filtered {
 			f = append(f, Finding{SeverityWarning, subject, fmt.Sprintf("publication %s has a row filter: rows that it keeps out reach no mapping, and one that an update moves across it comes as an insert or a delete",
 				joinNames(covering, func(p *Publication) string { return p.Name })), ""})
 		}
-		if len(members) == 2 && !slices.Equal(members[0].Columns, members[1].Columns) {
+		if len(members) == 2 && !slices.Equal(members[0].Columns, members[1].Columns) && !(covering[0].Ours && covering[1].Ours) {
 			f = append(f, Finding{SeverityError, subject, "the two publications have different column lists for it, which PostgreSQL refuses to stream",
 				"ALTER PUBLICATION " + quoteIdent(covering[1].Name) + " DROP TABLE " + sqlList([]TableName{members[1].TableName}) + ";"})
 		}
@@ -224,12 +262,15 @@ func (p *plan) coverage() []Finding {
 }
 
 // listFindings looks at a column list: a column that a mapping reads, and the replica identity's, must be on it.
-func listFindings(subject string, u Use, r *relation, pub *Publication, m Member) []Finding {
+func (p *plan) listFindings(subject string, u Use, r *relation, pub *Publication, m Member) []Finding {
 	if m.Columns == nil {
 		return nil
 	}
-	again := "ALTER PUBLICATION " + quoteIdent(pub.Name) + " DROP TABLE " + sqlList([]TableName{m.TableName}) + ";\nALTER PUBLICATION " +
-		quoteIdent(pub.Name) + " ADD TABLE " + sqlList([]TableName{m.TableName}) + ";"
+	steps := takeListAway(pub.Name, m.TableName)
+	if u.Table == m.TableName {
+		steps[1] = "ALTER PUBLICATION " + quoteIdent(pub.Name) + " ADD TABLE " + p.members([]Use{u}) + ";"
+	}
+	again := "BEGIN;\n" + strings.Join(steps, "\n") + "\nCOMMIT;" // in one transaction: no change falls in between
 	var missing []string
 	for _, c := range u.Columns {
 		if !slices.Contains(m.Columns, c) {
@@ -246,7 +287,7 @@ func listFindings(subject string, u Use, r *relation, pub *Publication, m Member
 			}
 		}
 	}
-	if u.Columns == nil {
+	if u.Columns == nil && !u.list {
 		return []Finding{{SeverityWarning, subject, fmt.Sprintf("publication %s has a column list: mappings see %s only", pub.Name, strings.Join(m.Columns, ", ")), again}}
 	}
 	return nil

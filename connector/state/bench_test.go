@@ -10,10 +10,11 @@ import (
 	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
 )
 
-func openBench(b *testing.B) *SQLite {
-	s, err := Open(b.Context(), filepath.Join(b.TempDir(), "state.db"), Options{Logger: slog.New(slog.DiscardHandler)})
+func openBench(b *testing.B) *Store {
+	s, err := Open(b.Context(), Location{Path: filepath.Join(b.TempDir(), "state.db")}, Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -23,7 +24,41 @@ func openBench(b *testing.B) *SQLite {
 
 // BenchmarkPoints is 16 senders against a platform that answers at once, each point with intent and outcome, and the checkpoint beside them.
 func BenchmarkPoints(b *testing.B) {
-	s := openBench(b)
+	b.Run("file", func(b *testing.B) { benchmarkPoints(b, openBench(b)) })
+	b.Run("server", func(b *testing.B) {
+		// A cluster of its own, with fsync: that is what a commit costs.
+		benchmarkPoints(b, openServerTest(b, pgtest.Private(b, "fsync=on").Database(b).DSN()))
+	})
+}
+
+// BenchmarkIntend is 16 callers who do nothing but intend points.
+func BenchmarkIntend(b *testing.B) {
+	for _, place := range []string{"file", "server"} {
+		b.Run(place, func(b *testing.B) {
+			s := (*Store)(nil)
+			if place == "file" {
+				s = openBench(b)
+			} else {
+				s = openServerTest(b, pgtest.Private(b, "fsync=on").Database(b).DSN())
+			}
+			var next atomic.Int64
+			before := s.Stats()
+			b.SetParallelism(max(1, 16/runtime.GOMAXPROCS(0)))
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := s.Intend(b.Context(), []connector.RecordID{point("order-points", at(connector.LSN(next.Add(1)), 0), 0)}); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "intents/s")
+			b.ReportMetric(float64(s.Stats().Commits-before.Commits)/float64(b.N), "commits/intent")
+		})
+	}
+}
+
+func benchmarkPoints(b *testing.B, s *Store) {
 	const senders = 16
 	var next, settled atomic.Int64
 	stop, stopped := make(chan struct{}), make(chan struct{})
@@ -45,6 +80,7 @@ func BenchmarkPoints(b *testing.B) {
 	before := s.Stats()
 	b.SetParallelism(max(1, senders/runtime.GOMAXPROCS(0)))
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			id := point("order-points", at(connector.LSN(next.Add(1)), 0), 0)
@@ -64,7 +100,7 @@ func BenchmarkPoints(b *testing.B) {
 
 // BenchmarkSaveCheckpoint writes other ranges each time, beside points of which a few are not covered.
 func BenchmarkSaveCheckpoint(b *testing.B) {
-	for _, n := range []int{0, 100, 10_000} {
+	for _, n := range []int{0, 100, 10_000, 100_000} {
 		b.Run(fmt.Sprintf("%d ranges", n), func(b *testing.B) {
 			s := openBench(b)
 			lists := [][]connector.Range{manyRanges(n + 1), manyRanges(n)}

@@ -28,6 +28,7 @@ type durable interface {
 	Rebase(ctx context.Context, cp *connector.Checkpoint, letters []*connector.DeadLetter, gap *connector.Gap, cut connector.LSN) error
 	AddGap(ctx context.Context, gap connector.Gap) error
 	Gaps(ctx context.Context) ([]connector.Gap, error)
+	SavePublished(ctx context.Context, tables []connector.Published) error
 	Close() error
 }
 
@@ -42,6 +43,7 @@ func conform(t *testing.T, place func(t *testing.T) (open func() durable)) {
 		{"a checkpoint comes back as it was", checkpointComesBack},
 		{"a checkpoint of another lineage is refused", lineageIsRefused},
 		{"a checkpoint never goes back", backIsRefused},
+		{"published tables come back, and a gap is ended", publishedComesBack},
 		{"ranges out of order are refused", rangesOutOfOrder},
 		{"a rebase takes over another history", rebase},
 		{"a mapping by itself keeps its points", pointsOfTrack},
@@ -139,6 +141,7 @@ func checkpointComesBack(t *testing.T, open func() durable) {
 			Partial: []connector.RecordKey{point("order-points", at(5, 8), 0).Key(), point("积分", at(5, 8), 3).Key(), point("order-points", at(4, 1), 1).Key(),
 				{Mapping: "snapshot", Position: at(high, 1), CommitTime: time.Time{}.UnixMicro()}}},
 		{Lineage: testLineage(), Settled: at(1<<63, 0), Flush: 1<<63 + 1, Written: moment, Mappings: []string{"order-points", "积分"},
+			Brakes: []connector.Brake{{Mapping: "积分", Freed: high, GivenUp: 7, Minutes: []connector.BrakeMinute{{Minute: 29_000_000, Records: 3}, {Minute: -1, Records: 1}}}, {Mapping: "x"}},
 			Tracks: []connector.Track{
 				{Mapping: "order-points", Since: at(6, 1), SinceTime: moment, Until: at(9, 0), Settled: at(6, 2), SetAside: true},
 				{Mapping: "积分", Since: at(7, 0), Settled: at(6, math.MaxUint32), Held: connector.HoldMisfit, Reason: "积分.yaml:3: gone",
@@ -238,6 +241,32 @@ func rebase(t *testing.T, open func() durable) {
 		if saved := load(t, s); len(saved.Known) != want {
 			t.Errorf("cut at %s: known %v", cut, saved.Known)
 		}
+	}
+	must(t, s.Close())
+}
+
+// publishedComesBack: what was noted last stands, and a gap of a table that had no end yet gets one.
+func publishedComesBack(t *testing.T, open func() durable) {
+	s := open()
+	tables := []connector.Published{{Schema: "crm", Name: "a.b", OID: 1<<32 - 1, Member: "insert=1/2", Seen: 1 << 63},
+		{Schema: "crm", Name: "订单", OID: 7, Member: "update=1/2", Seen: 5}}
+	must(t, s.SavePublished(t.Context(), []connector.Published{{Schema: "crm", Name: "gone"}}))
+	must(t, s.SavePublished(t.Context(), tables))
+	must(t, s.AddGap(t.Context(), connector.Gap{From: 3, Reason: "of all tables"}))
+	must(t, s.AddGap(t.Context(), connector.Gap{From: 5, Table: "crm.订单", Reason: "it left"}))
+	must(t, s.AddGap(t.Context(), connector.Gap{From: 5, Table: "crm.a.b", Reason: "it left"}))
+	must(t, s.AddGap(t.Context(), connector.Gap{From: 5, To: 8, Table: "crm.订单", Reason: "it is back"}))
+	must(t, s.AddGap(t.Context(), connector.Gap{From: 5, To: 9, Table: "crm.订单", Reason: "it is back"}))
+	must(t, s.AddGap(t.Context(), connector.Gap{From: 3, To: 4, Reason: "of all tables again"}))
+	s, saved := reopen(t, s, open)
+	if !reflect.DeepEqual(saved.Published, tables) {
+		t.Errorf("%+v", saved.Published)
+	}
+	gaps, err := s.Gaps(t.Context())
+	must(t, err)
+	if want := []connector.Gap{{From: 3, Reason: "of all tables"}, {From: 5, Table: "crm.a.b", Reason: "it left"}, {From: 5, To: 9, Table: "crm.订单", Reason: "it is back"},
+		{From: 3, To: 4, Reason: "of all tables again"}}; !reflect.DeepEqual(gaps, want) {
+		t.Errorf("gaps %+v", gaps)
 	}
 	must(t, s.Close())
 }

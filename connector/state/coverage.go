@@ -9,6 +9,10 @@ type storedPosition struct {
 // run is a stretch of the point table, both ends included, all of whose rows are covered.
 type run struct{ from, to storedPosition }
 
+func (r run) args() []any {
+	return []any{r.from.lsn, int64(r.from.idx), r.to.lsn, int64(r.to.idx)}
+}
+
 // runs joins covered rows that no uncovered row parts, in the order of the table, so that a few deletes take them all, however
 // many ranges they lie in. As every row is asked about, a run holds no row that is not covered, in whatever order SQL sees them.
 type runs struct {

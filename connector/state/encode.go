@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
@@ -258,4 +259,17 @@ func stamp(t time.Time) any {
 		return nil
 	}
 	return t.UnixMicro()
+}
+
+// flag gives a truth value as it is stored: PostgreSQL keeps its own type apart from numbers.
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// clean makes a text that PostgreSQL takes: valid UTF-8 without zeros. Payloads and changes are bytes, and stay as they are.
+func clean(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }

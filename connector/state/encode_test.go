@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"math"
 	"math/rand/v2"
+	"os"
 	"reflect"
+	"syscall"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 )
@@ -124,4 +128,28 @@ func resealed(b []byte) []byte {
 		return b
 	}
 	return seal(bytes.Clone(b[:len(b)-4]))
+}
+
+// TestServerWords: what is common to both places, in PostgreSQL's words.
+func TestServerWords(t *testing.T) {
+	if got := numbered("UPDATE point SET applied = 1" + whereKey); got != "UPDATE point SET applied = 1 WHERE commit_lsn = $1 AND idx = $2 AND mapping = $3 AND commit_time = $4 AND number = $5" {
+		t.Error(got)
+	}
+	if got := clean("a\x00b\xffc订"); got != "a\uFFFDb\uFFFDc订" {
+		t.Errorf("%q", got)
+	}
+	for code, want := range map[string]bool{"08006": true, "08P01": false, "53100": true, "53300": true, "57P01": true, "57P03": true, "57P04": false, "25006": true, "40001": true,
+		"42501": false, "28P01": false, "3D000": false, "42P01": false} {
+		err := &pgconn.PgError{Code: code, Severity: "FATAL"}
+		if passing(err) != want {
+			t.Errorf("%s passes: %t", code, !want)
+		}
+		if cureOf(code) == "" {
+			t.Errorf("%s has no cure", code)
+		}
+	}
+	// A file's error is none of a server.
+	if _, err := os.Open("/nowhere/at/all"); passing(err) || passing(syscall.ENOSPC) {
+		t.Error("a file's error passes")
+	}
 }

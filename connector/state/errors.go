@@ -14,6 +14,10 @@ import (
 var (
 	// ErrLocked: another process writes this state.
 	ErrLocked = errors.New("another tuzhan-cdc writes this state")
+	// ErrTaken: another process has taken the state over, while this one had lost the connection to the state's server.
+	ErrTaken = errors.New("another tuzhan-cdc has taken this state over")
+	// ErrUnknown: the connection to the state's server was lost while something was being written; it may be stored or not.
+	ErrUnknown = errors.New("the answer of the state's server was lost: it may be stored or not")
 	// ErrNewer: the state was written by a newer version of the program.
 	ErrNewer = errors.New("the state was written by a newer tuzhan-cdc")
 	// ErrDamaged: the file is no state file, or no longer a sound one.
@@ -26,13 +30,13 @@ var (
 	ErrRefused = errors.New("refused by the state")
 )
 
-// Error is a failure of the state file: what was tried, on which file, why it failed, and what the operator can do. It holds no
-// stored values.
+// Error is a failure of the state: what was tried, where it is kept, why it failed, and what the operator can do. It holds no
+// stored values and no secrets.
 type Error struct {
 	// Op is what was tried: "opening", "writing", "reading".
 	Op string
-	// Path is the state file.
-	Path string
+	// Place is as Location.String gives it.
+	Place string
 	// Cure is the next command or deed; may be empty.
 	Cure string
 	// Err is the cause.
@@ -41,7 +45,7 @@ type Error struct {
 
 // Error gives it all in one line.
 func (e *Error) Error() string {
-	s := fmt.Sprintf("state file %s: %s: %v", e.Path, e.Op, e.Err)
+	s := fmt.Sprintf("state %s: %s: %v", e.Place, e.Op, e.Err)
 	if e.Cure != "" {
 		s += " (" + e.Cure + ")"
 	}
@@ -54,13 +58,16 @@ func (e *Error) Unwrap() error { return e.Err }
 // cureDamaged is the advice wherever the file can't be read as what it was.
 const cureDamaged = "stop the connector, then put a backup in its place, or move it away together with its -wal and -shm files and start anew"
 
-// fault wraps err with the file and a cure. It gives nil for nil, and leaves an *Error as it is.
-func fault(op, path string, err error) error {
+// fault wraps err with the place and a cure. It gives nil for nil, and leaves an *Error as it is.
+func fault(op, place string, err error) error {
 	var known *Error
 	if err == nil || errors.As(err, &known) {
 		return err
 	}
-	e := &Error{Op: op, Path: path, Err: err}
+	e := &Error{Op: op, Place: place, Err: err}
+	if e.serverFault() {
+		return e
+	}
 	switch code(err) {
 	case sqlite3.SQLITE_FULL:
 		e.Cure = "the disk is full: free space; it goes on by itself"
@@ -96,12 +103,12 @@ func code(err error) int {
 	return 0
 }
 
-// blamesOperation reports whether err comes from what the operation holds (a payload over SQLite's limit), so that the others of its
+// blamesOperation reports whether err comes from what the operation holds (a payload over the database's limit), so that the others of its
 // transaction can do without it. Anything else blames the file, the disk or the set-up, and hits all alike.
 func blamesOperation(err error) bool {
 	switch code(err) {
 	case sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE:
 		return true
 	}
-	return false
+	return serverBlamesOperation(err)
 }

@@ -13,8 +13,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
 )
 
 const killCallers = 4
@@ -29,7 +31,7 @@ const killCallers = 4
 //	checkpoint COMMIT          SaveCheckpoint returned
 func writeUntilKilled(path string) {
 	ctx := context.Background()
-	s, err := Open(ctx, path, Options{Logger: slog.New(slog.DiscardHandler)})
+	s, err := Open(ctx, place(path), Options{Logger: slog.New(slog.DiscardHandler), LockWait: time.Minute})
 	fail := func(err error) {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -141,11 +143,24 @@ func (a *acknowledged) take(t *testing.T, line string) {
 	a.open[c] = nil
 }
 
-// TestKilled kills a writing process at random moments, again and again on one file, and looks for all that it acknowledged.
+// place reads what the parent has put into childPath: a path or a DSN.
+func place(text string) Location {
+	if strings.HasPrefix(text, "postgres://") {
+		return Location{DSN: text}
+	}
+	return Location{Path: text}
+}
+
+// TestKilled kills a writing process at random moments, again and again on one state, and looks for all that it acknowledged.
 func TestKilled(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state.db")
+	t.Parallel()
+	t.Run("file", func(t *testing.T) { killed(t, filepath.Join(t.TempDir(), "state.db"), 8) })
+	t.Run("server", func(t *testing.T) { killed(t, pgtest.Server(t).Database(t).DSN(), 5) })
+}
+
+func killed(t *testing.T, path string, rounds int) {
 	a := &acknowledged{last: map[connector.RecordKey]string{}, sure: map[connector.RecordKey]bool{}, lettered: map[connector.RecordKey]bool{}}
-	for round := range 8 {
+	for round := range rounds {
 		c := child("write", path)
 		out, err := c.StdoutPipe()
 		must(t, err)
@@ -163,7 +178,8 @@ func TestKilled(t *testing.T) {
 			t.Fatalf("the child ended by itself: %v", err)
 		}
 		a.killed()
-		s := openTest(t, path)
+		s, err := Open(t.Context(), place(path), Options{Logger: slog.New(slog.DiscardHandler), LockWait: time.Minute})
+		must(t, err)
 		a.compare(t, round, s)
 		must(t, s.Close())
 	}
@@ -188,7 +204,7 @@ func (a *acknowledged) allowed(key connector.RecordKey) []connector.Known {
 // killed forgets outcomes that were in the child's memory.
 func (a *acknowledged) killed() { a.open = [killCallers][]connector.RecordKey{} }
 
-func (a *acknowledged) compare(t *testing.T, round int, s *SQLite) {
+func (a *acknowledged) compare(t *testing.T, round int, s *Store) {
 	saved := load(t, s)
 	var settled connector.Position
 	if saved.Checkpoint != nil {

@@ -7,10 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 )
 
 // acquire has no lock here that the system frees by itself when a process dies: better refuse than let two processes write.
-func acquire(context.Context, string, time.Duration) (*os.File, error) {
+func acquire(context.Context, string, Options) (*os.File, error) {
 	return nil, fmt.Errorf("this system has no flock, by which only one connector writes a state file: %w", errors.ErrUnsupported)
 }
+
+func access(string) error { return errors.ErrUnsupported }

@@ -22,45 +22,84 @@ const busyTimeout = 10 * time.Second
 
 // Reader reads a state: for commands, and inside the running connector. Safe for concurrent use. It sees what was committed.
 type Reader struct {
-	path string
-	db   *sql.DB
+	place  string
+	db     *sql.DB
+	server bool // of PostgreSQL
 }
 
-// OpenReader opens the state file at path for reading: it takes no lock and never keeps a running connector from writing. The file must be there
+// OpenReader opens a state for reading: it takes no lock and never keeps a running connector from writing. It must be there
 // (else the error is fs.ErrNotExist) and of this program's version. Close it after use.
 //
 // SQLite needs write access to the directory even to read, for the -shm file: run it as the connector's user, or as root.
-func OpenReader(ctx context.Context, path string) (*Reader, error) {
-	path, err := resolve(path)
-	if err != nil {
-		return nil, err
+func OpenReader(ctx context.Context, at Location) (*Reader, error) {
+	var r *Reader
+	var version int
+	var err error
+	if at.DSN != "" {
+		if r, err = newServerReader(at); err != nil {
+			return nil, err
+		}
+		version, err = identifyServer(func(query string, args ...any) scanner { return r.db.QueryRowContext(ctx, query, args...) }, r.place, schemaVersion)
+	} else {
+		if at.Path, err = resolve(at.Path); err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(at.Path); errors.Is(err, fs.ErrNotExist) {
+			return nil, &Error{Op: "opening", Place: at.String(), Err: fs.ErrNotExist,
+				Cure: "`tuzhan-cdc run` makes it at its first start: check state.path, and the directory you stand in if it is relative"}
+		}
+		r = newFileReader(at.Path)
+		version, err = identify(ctx, r.db, at.Path, schemaVersion)
 	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil, &Error{Op: "opening", Path: path, Err: fs.ErrNotExist,
-			Cure: "`tuzhan-cdc run` makes it at its first start: check state.path, and the directory you stand in if it is relative"}
-	}
-	r := newReader(path)
-	version, err := identify(ctx, r.db, path, schemaVersion)
 	switch {
+	case err == nil && version == 0 && r.server:
+		err = &Error{Op: "opening", Place: r.place, Err: errMissing{}, Cure: "`tuzhan-cdc run` makes it at its first start: check state.dsn"}
 	case err == nil && version == 0:
-		err = &Error{Op: "opening", Path: path, Err: errors.New("it is empty"), Cure: "`tuzhan-cdc run` fills it at its first start"}
+		err = &Error{Op: "opening", Place: r.place, Err: errors.New("it is empty"), Cure: "`tuzhan-cdc run` fills it at its first start"}
 	case err == nil && version < schemaVersion:
-		err = &Error{Op: "opening", Path: path, Err: fmt.Errorf("it was written by an older version (%d; this program reads %d)", version, schemaVersion),
-			Cure: "start `tuzhan-cdc run` of this version once: it migrates the file"}
+		err = &Error{Op: "opening", Place: r.place, Err: fmt.Errorf("it was written by an older version (%d; this program reads %d)", version, schemaVersion),
+			Cure: "start `tuzhan-cdc run` of this version once: it migrates the state"}
 	}
 	if err != nil {
 		r.db.Close()
-		return nil, err
+		return nil, fault("opening", r.place, err)
 	}
 	return r, nil
 }
 
-// newReader does not touch the file yet.
-func newReader(path string) *Reader {
+// newFileReader does not touch the file yet.
+func newFileReader(path string) *Reader {
 	// The only error that Open gives is an unknown driver's.
 	db, _ := sql.Open("sqlite", dsn(path, "ro"))
 	db.SetMaxOpenConns(2)
-	return &Reader{path: path, db: db}
+	return &Reader{place: "file " + path, db: db}
+}
+
+// sql gives a statement as the database takes it.
+func (r *Reader) sql(query string) string {
+	if r.server {
+		return numbered(query)
+	}
+	return query
+}
+
+// staleConns is how many connections that the server has ended meanwhile a reader may come upon one after the other.
+const staleConns = 3
+
+// read does what only reads. A connection that has idled may be one that the server has ended: then it is done again on another one.
+func read[T any](ctx context.Context, r *Reader, do func() (T, error)) (T, error) {
+	for stale := 0; ; stale++ {
+		v, err := do()
+		if err == nil || !r.server || stale == staleConns || !passing(err) || ctx.Err() != nil {
+			return v, fault("reading", r.place, err)
+		}
+	}
+}
+
+// queryer is what *sql.DB and *sql.Tx share.
+type queryer interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
 // dsn gives the URI of path, with everything in it quoted that SQLite would read as a parameter.
@@ -76,18 +115,21 @@ func (r *Reader) Close() error { return r.db.Close() }
 
 // Load gives what the state knew when the process started: call it before the first write.
 func (r *Reader) Load(ctx context.Context) (*connector.Saved, error) {
-	saved, err := r.load(ctx)
-	return saved, fault("reading", r.path, err)
+	return read(ctx, r, func() (*connector.Saved, error) { return r.load(ctx) })
 }
 
 func (r *Reader) load(ctx context.Context) (*connector.Saved, error) {
-	tx, err := r.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	o := &sql.TxOptions{ReadOnly: true}
+	if r.server {
+		o.Isolation = sql.LevelRepeatableRead // all that is read is of one moment, as it is of a file
+	}
+	tx, err := r.db.BeginTx(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	defer tx.Rollback() // nothing was written
 	saved := &connector.Saved{Known: map[connector.RecordKey]connector.Known{}}
-	if saved.Checkpoint, _, err = readCheckpoint(ctx, tx); err != nil {
+	if saved.Checkpoint, _, err = r.readCheckpoint(ctx, tx); err != nil {
 		return nil, err
 	}
 	var settled connector.Position
@@ -100,7 +142,7 @@ func (r *Reader) load(ctx context.Context) (*connector.Saved, error) {
 		}
 	}
 	known := func(query string, args ...any) error {
-		rows, err := tx.QueryContext(ctx, query, args...)
+		rows, err := tx.QueryContext(ctx, r.sql(query), args...)
 		if err != nil {
 			return err
 		}
@@ -119,34 +161,58 @@ func (r *Reader) load(ctx context.Context) (*connector.Saved, error) {
 		}
 		return rows.Err()
 	}
-	if err := known(`SELECT commit_lsn, idx, mapping, commit_time, number, CASE applied WHEN 0 THEN ? ELSE ? END FROM point`,
-		connector.Intended, connector.Applied); err != nil {
+	if err := known(fmt.Sprintf(`SELECT commit_lsn, idx, mapping, commit_time, number, CASE applied WHEN 0 THEN %d ELSE %d END FROM point`,
+		connector.Intended, connector.Applied)); err != nil {
 		return nil, err
 	}
 	// LSNs from 2^63 on are stored as negative numbers. The letters come last: they win.
-	if err := known(`SELECT commit_lsn, idx, mapping, commit_time, number, ? FROM dead_letter WHERE (commit_lsn, idx) >= (?, ?) OR commit_lsn < 0`,
-		connector.Lettered, signed(settled.Commit), settled.Index); err != nil {
+	if err := known(fmt.Sprintf(`SELECT commit_lsn, idx, mapping, commit_time, number, %d FROM dead_letter WHERE (commit_lsn, idx) >= (?, ?) OR commit_lsn < 0`,
+		connector.Lettered), signed(settled.Commit), int64(settled.Index)); err != nil {
+		return nil, err
+	}
+	if saved.Published, err = readPublished(ctx, tx); err != nil {
 		return nil, err
 	}
 	return saved, tx.QueryRowContext(ctx, countedLetters).Scan(&saved.OpenLetters)
 }
 
+func readPublished(ctx context.Context, q queryer) ([]connector.Published, error) {
+	rows, err := q.QueryContext(ctx, "SELECT schema_name, table_name, oid, member, seen_lsn FROM published ORDER BY schema_name, table_name")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var tables []connector.Published
+	for rows.Next() {
+		var t connector.Published
+		var seen int64
+		if err := rows.Scan(&t.Schema, &t.Name, &t.OID, &t.Member, &seen); err != nil {
+			return nil, err
+		}
+		t.Seen = unsigned(seen)
+		tables = append(tables, t)
+	}
+	return tables, rows.Err()
+}
+
 // Checkpoint gives the checkpoint as it is on disk; nil where none was written yet.
 func (r *Reader) Checkpoint(ctx context.Context) (*connector.Checkpoint, error) {
-	cp, _, err := readCheckpoint(ctx, r.db)
-	return cp, fault("reading", r.path, err)
+	return read(ctx, r, func() (*connector.Checkpoint, error) {
+		cp, _, err := r.readCheckpoint(ctx, r.db)
+		return cp, err
+	})
 }
 
 // readCheckpoint also gives the stored lists as they are, to compare the next ones with.
-func readCheckpoint(ctx context.Context, q queryer) (*connector.Checkpoint, lists, error) {
+func (r *Reader) readCheckpoint(ctx context.Context, q queryer) (*connector.Checkpoint, lists, error) {
 	cp := &connector.Checkpoint{}
 	var settled, flush int64
 	var committed, written sql.NullInt64
 	var l lists
-	var mappings string
-	err := q.QueryRowContext(ctx, `SELECT system_id, timeline, database_name, slot, publications, mappings, settled_lsn, settled_idx, flush_lsn, commit_time, written, ranges, partial
+	var mappings, brakes string
+	err := q.QueryRowContext(ctx, `SELECT system_id, timeline, database_name, slot, publications, mappings, settled_lsn, settled_idx, flush_lsn, commit_time, written, ranges, partial, brakes
 		FROM checkpoint LEFT JOIN beyond USING (id)`).Scan(&cp.Lineage.SystemID, &cp.Lineage.Timeline, &cp.Lineage.Database,
-		&cp.Lineage.Slot, &cp.Lineage.Publications, &mappings, &settled, &cp.Settled.Index, &flush, &committed, &written, &l.ranges, &l.partial)
+		&cp.Lineage.Slot, &cp.Lineage.Publications, &mappings, &settled, &cp.Settled.Index, &flush, &committed, &written, &l.ranges, &l.partial, &brakes)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, lists{}, nil
 	} else if err != nil {
@@ -159,6 +225,9 @@ func readCheckpoint(ctx context.Context, q queryer) (*connector.Checkpoint, list
 	}
 	if err == nil && json.Unmarshal([]byte(mappings), &cp.Mappings) != nil {
 		err = errors.New("the names of the mappings can't be decoded")
+	}
+	if err == nil && json.Unmarshal([]byte(brakes), &cp.Brakes) != nil {
+		err = errors.New("the brakes of the mappings can't be decoded")
 	}
 	if err != nil {
 		return nil, lists{}, &damage{err}
@@ -201,23 +270,33 @@ func readTracks(ctx context.Context, q queryer) ([]connector.Track, error) {
 
 // Gaps gives the gaps that were recorded, by age.
 func (r *Reader) Gaps(ctx context.Context) ([]connector.Gap, error) {
-	rows, err := r.db.QueryContext(ctx, "SELECT at, from_lsn, to_lsn, table_name, reason FROM gap ORDER BY id")
-	if err != nil {
-		return nil, fault("reading", r.path, err)
-	}
-	defer rows.Close()
-	gaps := []connector.Gap{}
-	for rows.Next() {
-		var g connector.Gap
+	return list(ctx, r, "SELECT at, from_lsn, to_lsn, table_name, reason FROM gap ORDER BY id", func(row scanner) (g connector.Gap, err error) {
 		var at sql.NullInt64
 		var from, to int64
-		if err := rows.Scan(&at, &from, &to, &g.Table, &g.Reason); err != nil {
-			return nil, fault("reading", r.path, err)
-		}
+		err = row.Scan(&at, &from, &to, &g.Table, &g.Reason)
 		g.At, g.From, g.To = fromStamp(at), unsigned(from), unsigned(to)
-		gaps = append(gaps, g)
-	}
-	return gaps, fault("reading", r.path, rows.Err())
+		return g, err
+	})
+}
+
+// list gives what scan makes of each row of a query.
+func list[T any](ctx context.Context, r *Reader, query string, scan func(scanner) (T, error), args ...any) ([]T, error) {
+	return read(ctx, r, func() ([]T, error) {
+		rows, err := r.db.QueryContext(ctx, r.sql(query), args...)
+		if err != nil {
+			return nil, err
+		}
+		defer rows.Close()
+		all := []T{}
+		for rows.Next() {
+			one, err := scan(rows)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, one)
+		}
+		return all, rows.Err()
+	})
 }
 
 // RequestKind is what a command may ask of the running connector, or of the next one.
@@ -241,38 +320,36 @@ type Request struct {
 
 // Requests gives the requests that wait, by age.
 func (r *Reader) Requests(ctx context.Context) ([]Request, error) {
-	rows, err := r.db.QueryContext(ctx, "SELECT id, what, mapping, created FROM request ORDER BY id")
-	if err != nil {
-		return nil, fault("reading", r.path, err)
-	}
-	defer rows.Close()
-	var requests []Request
-	for rows.Next() {
-		var q Request
+	return list(ctx, r, "SELECT id, what, mapping, created FROM request ORDER BY id", func(row scanner) (q Request, err error) {
 		var created sql.NullInt64
-		if err := rows.Scan(&q.ID, &q.What, &q.Mapping, &created); err != nil {
-			return nil, fault("reading", r.path, err)
-		}
+		err = row.Scan(&q.ID, &q.What, &q.Mapping, &created)
 		q.Created = fromStamp(created)
-		requests = append(requests, q)
-	}
-	return requests, fault("reading", r.path, rows.Err())
+		return q, err
+	})
 }
 
-// Ask leaves a request in the state at path, for the running connector or the next one. It may be called beside a running connector.
-func Ask(ctx context.Context, path string, q Request) error {
-	r, err := OpenReader(ctx, path)
+// Ask leaves a request in a state, for the running connector or the next one. It may be called beside a running connector.
+func Ask(ctx context.Context, at Location, q Request) error {
+	r, err := OpenReader(ctx, at)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	db, err := sql.Open("sqlite", dsn(r.path, "rw"))
+	db, err := r.writing(at)
 	if err != nil {
-		return fault("writing", r.path, err)
+		return fault("writing", r.place, err)
 	}
 	defer db.Close()
-	_, err = db.ExecContext(ctx, "INSERT INTO request (what, mapping, created) VALUES (?, ?, ?)", string(q.What), q.Mapping, stamp(q.Created))
-	return fault("writing", r.path, err)
+	_, err = db.ExecContext(ctx, r.sql("INSERT INTO request (what, mapping, created) VALUES (?, ?, ?)"), string(q.What), q.Mapping, stamp(q.Created))
+	return fault("writing", r.place, err)
+}
+
+// writing opens the state anew, for a command that writes beside the running connector.
+func (r *Reader) writing(at Location) (*sql.DB, error) {
+	if r.server {
+		return openServerDB(at.DSN, false)
+	}
+	return sql.Open("sqlite", dsn(strings.TrimPrefix(r.place, "file "), "rw"))
 }
 
 // damage is a stored value that no program of ours wrote.
@@ -308,7 +385,11 @@ func (r *Reader) Letters(ctx context.Context, f Filter) ([]*connector.DeadLetter
 		if err != nil {
 			return nil, err
 		}
-		add("id IN (SELECT value FROM json_each(?))", string(ids))
+		list := "SELECT value FROM json_each(?)"
+		if r.server {
+			list = "SELECT value::bigint FROM json_array_elements_text(?::json)"
+		}
+		add("id IN ("+list+")", string(ids))
 	}
 	if f.Class != "" {
 		add("class = ?", string(f.Class))
@@ -324,19 +405,18 @@ func (r *Reader) Letters(ctx context.Context, f Filter) ([]*connector.DeadLetter
 	} else if f.Open != nil {
 		where = append(where, "closed IS NOT NULL")
 	}
-	limit := -1
+	limit := ""
 	if f.Limit > 0 {
-		limit = f.Limit
+		limit = fmt.Sprintf(" LIMIT %d", f.Limit)
 	}
-	letters, err := r.letters(ctx, "WHERE "+strings.Join(where, " AND ")+" ORDER BY id LIMIT ?", append(args, limit)...)
-	return letters, fault("reading", r.path, err)
+	return list(ctx, r, "SELECT "+letterColumns+" FROM dead_letter WHERE "+strings.Join(where, " AND ")+" ORDER BY id"+limit, scanLetter, args...)
 }
 
 // Letter gives one dead letter, open or closed; ErrNoLetter where there is none with that id.
 func (r *Reader) Letter(ctx context.Context, id int64) (*connector.DeadLetter, error) {
-	letters, err := r.letters(ctx, "WHERE id = ?", id)
+	letters, err := list(ctx, r, "SELECT "+letterColumns+" FROM dead_letter WHERE id = ?", scanLetter, id)
 	if err != nil {
-		return nil, fault("reading", r.path, err)
+		return nil, err
 	}
 	if len(letters) == 0 {
 		return nil, fmt.Errorf("%w: %d (`tuzhan-cdc deadletters list` shows all)", ErrNoLetter, id)
@@ -344,31 +424,14 @@ func (r *Reader) Letter(ctx context.Context, id int64) (*connector.DeadLetter, e
 	return letters[0], nil
 }
 
-func (r *Reader) letters(ctx context.Context, where string, args ...any) ([]*connector.DeadLetter, error) {
-	rows, err := r.db.QueryContext(ctx, "SELECT "+letterColumns+" FROM dead_letter "+where, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var letters []*connector.DeadLetter
-	for rows.Next() {
-		l, err := scanLetter(rows)
-		if err != nil {
-			return nil, err
-		}
-		letters = append(letters, l)
-	}
-	return letters, rows.Err()
-}
-
-func scanLetter(rows *sql.Rows) (*connector.DeadLetter, error) {
+func scanLetter(row scanner) (*connector.DeadLetter, error) {
 	l := &connector.DeadLetter{}
 	var kind string
 	var lsn, commitTime int64
 	var created, closed sql.NullInt64
 	var payload, keys, change []byte
 	var answer sql.NullString
-	if err := rows.Scan(&l.ID, &l.Class, &kind, &l.Mapping, &l.Table, &lsn, &l.Position.Index, &l.Number, &commitTime, &payload, &l.Envelope,
+	if err := row.Scan(&l.ID, &l.Class, &kind, &l.Mapping, &l.Table, &lsn, &l.Position.Index, &l.Number, &commitTime, &payload, &l.Envelope,
 		&l.OptType, &keys, &l.Decrease, &change, &l.Reason, &l.Attempts, &answer, &created, &closed, &l.Resolution, &l.Uncounted); err != nil {
 		return nil, err
 	}
@@ -389,35 +452,30 @@ func scanLetter(rows *sql.Rows) (*connector.DeadLetter, error) {
 }
 
 // Counted counts the open dead letters that count for delivery.maxDeadLetters.
-func (r *Reader) Counted(ctx context.Context) (n int, err error) {
-	err = r.db.QueryRowContext(ctx, countedLetters).Scan(&n)
-	return n, fault("reading", r.path, err)
+func (r *Reader) Counted(ctx context.Context) (int, error) {
+	return read(ctx, r, func() (n int, err error) {
+		err = r.db.QueryRowContext(ctx, countedLetters).Scan(&n)
+		return n, err
+	})
 }
 
 const countedLetters = "SELECT count(*) FROM dead_letter WHERE closed IS NULL AND uncounted = 0"
 
 // CountOpen counts the open dead letters by class; a class that has none is not in it.
 func (r *Reader) CountOpen(ctx context.Context) (map[connector.Class]int, error) {
-	counts, err := r.countOpen(ctx)
-	return counts, fault("reading", r.path, err)
-}
-
-func (r *Reader) countOpen(ctx context.Context) (map[connector.Class]int, error) {
-	rows, err := r.db.QueryContext(ctx, "SELECT class, count(*) FROM dead_letter WHERE closed IS NULL GROUP BY class")
-	if err != nil {
-		return nil, err
+	type count struct {
+		class connector.Class
+		n     int
 	}
-	defer rows.Close()
+	counted, err := list(ctx, r, "SELECT class, count(*) FROM dead_letter WHERE closed IS NULL GROUP BY class", func(row scanner) (c count, err error) {
+		err = row.Scan(&c.class, &c.n)
+		return c, err
+	})
 	counts := map[connector.Class]int{}
-	for rows.Next() {
-		var class connector.Class
-		var n int
-		if err := rows.Scan(&class, &n); err != nil {
-			return nil, err
-		}
-		counts[class] = n
+	for _, c := range counted {
+		counts[c.class] = c.n
 	}
-	return counts, rows.Err()
+	return counts, err
 }
 
 // fromStamp is the inverse of stamp.

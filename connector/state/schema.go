@@ -76,6 +76,7 @@ CREATE INDEX dead_letter_open ON dead_letter (class) WHERE closed IS NULL;
 ALTER TABLE checkpoint ADD COLUMN timeline INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE checkpoint ADD COLUMN publications TEXT NOT NULL DEFAULT '';
 ALTER TABLE checkpoint ADD COLUMN mappings TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE checkpoint ADD COLUMN brakes TEXT NOT NULL DEFAULT 'null';
 
 ALTER TABLE dead_letter ADD COLUMN uncounted INTEGER NOT NULL DEFAULT 0;
 
@@ -106,6 +107,16 @@ CREATE TABLE gap (
 	reason   TEXT NOT NULL
 ) STRICT;
 
+-- The mapped tables as they were last seen in the publications.
+CREATE TABLE published (
+	schema_name TEXT NOT NULL,
+	table_name  TEXT NOT NULL,
+	oid         INTEGER NOT NULL,
+	member      TEXT NOT NULL,
+	seen_lsn    INTEGER NOT NULL,
+	PRIMARY KEY (schema_name, table_name)
+) STRICT, WITHOUT ROWID;
+
 -- What a command asks of the running connector, or of the next one.
 CREATE TABLE request (
 	id      INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -114,12 +125,6 @@ CREATE TABLE request (
 	created INTEGER NOT NULL
 ) STRICT;
 `}
-}
-
-// queryer is what *sql.DB, *sql.Conn and *sql.Tx share.
-type queryer interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
 // identify reads whose file it is and which version wrote it, and refuses what is not ours or too new. Version 0 is an empty file.
@@ -135,17 +140,17 @@ func identify(ctx context.Context, q queryer, path string, known int) (version i
 		{"SELECT count(*) FROM sqlite_schema", &objects},
 	} {
 		if err := q.QueryRowContext(ctx, read.query).Scan(read.into); err != nil {
-			return 0, fault("opening", path, err)
+			return 0, fault("opening", "file "+path, err)
 		}
 	}
 	switch {
 	case application == 0 && version == 0 && objects == 0:
 		return 0, nil
 	case application != applicationID || version < 1:
-		return 0, &Error{Op: "opening", Path: path, Err: fmt.Errorf("%w: it is an SQLite database of another program", ErrDamaged),
+		return 0, &Error{Op: "opening", Place: "file " + path, Err: fmt.Errorf("%w: it is an SQLite database of another program", ErrDamaged),
 			Cure: "nothing was changed in it: let state.path name a file of the connector's own"}
 	case version > known:
-		return 0, &Error{Op: "opening", Path: path, Err: fmt.Errorf("%w (version %d; this program knows up to %d)", ErrNewer, version, known),
+		return 0, &Error{Op: "opening", Place: "file " + path, Err: fmt.Errorf("%w (version %d; this program knows up to %d)", ErrNewer, version, known),
 			Cure: "run the newer program, or put the backup from before its first start in place"}
 	}
 	return version, nil
@@ -184,15 +189,15 @@ const fullCheckBytes = 64 << 20
 func check(ctx context.Context, q queryer, path string, size int64) error {
 	checks := []string{"PRAGMA quick_check(1)"}
 	if size > fullCheckBytes {
-		checks = []string{"PRAGMA quick_check(checkpoint)", "PRAGMA quick_check(beyond)", "PRAGMA quick_check(track)", "PRAGMA quick_check(point)"}
+		checks = []string{"PRAGMA quick_check(checkpoint)", "PRAGMA quick_check(beyond)", "PRAGMA quick_check(track)", "PRAGMA quick_check(point)", "PRAGMA quick_check(published)"}
 	}
 	for _, c := range checks {
 		var found string
 		if err := q.QueryRowContext(ctx, c).Scan(&found); err != nil {
-			return fault("checking", path, err)
+			return fault("checking", "file "+path, err)
 		}
 		if found != "ok" {
-			return &Error{Op: "checking", Path: path, Err: fmt.Errorf("%w: %s", ErrDamaged, found), Cure: cureDamaged}
+			return &Error{Op: "checking", Place: "file " + path, Err: fmt.Errorf("%w: %s", ErrDamaged, found), Cure: cureDamaged}
 		}
 	}
 	return nil

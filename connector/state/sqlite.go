@@ -3,267 +3,170 @@ package state
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
-	"time"
-
-	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 )
 
-// Options are the settings of Open.
-type Options struct {
-	// Logger is required.
-	Logger *slog.Logger
-	// LockWait is how long Open waits for another process that writes this state to end; 0: it fails at once.
-	LockWait time.Duration
+// file is the medium of a state in an SQLite file.
+type file struct {
+	path   string
+	lock   *os.File
+	db     *sql.DB
+	conn   *sql.Conn
+	opened os.FileInfo // the file as it was opened
+	stmts  map[string]*sql.Stmt
+	failed bool // the connection may still be in the last transaction
 }
 
-// Stats are counters since Open.
-type Stats struct {
-	// Commits is the number of transactions written, which is the number of fsyncs but for SQLite's own checkpoints of its WAL
-	// (about two more for each 4 MB written).
-	Commits uint64
-	// Operations is the number of calls whose effect they hold.
-	Operations uint64
-	// Failures is the number of transactions that could not be written.
-	Failures uint64
-}
-
-// SQLite is the state in one SQLite file: the connector.Store of the running connector, and all that Reader gives. Make it with Open, and
-// end it with Close. Safe for concurrent use.
-type SQLite struct {
-	*Reader
-	w    *writer
-	db   *sql.DB
-	lock *os.File
-
-	closing sync.Once
-	done    chan struct{} // closed when the writer's goroutine has ended
-	err     error         // the writer's last word; read after done
-	closed  error
-}
-
-var _ connector.Store = (*SQLite)(nil)
-
-// Open opens the state file at path for the running connector, and makes it where it is missing; its directory must be there. An older
-// version is migrated in place, a newer one is refused (ErrNewer), so is a file that is damaged or another program's (ErrDamaged);
-// nothing is changed in a file that is refused. While the process lives, another Open of the same file fails (ErrLocked).
-//
-// It starts the goroutine that writes; Close stops it and waits for it. ctx bounds the opening only.
-func Open(ctx context.Context, path string, o Options) (*SQLite, error) {
+// openFile opens the file for writing, and a reader beside it.
+func openFile(ctx context.Context, path string, o Options) (medium, *Reader, error) {
 	path, err := resolve(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	lock, err := acquire(ctx, path, o.LockWait)
+	lock, err := acquire(ctx, path, o)
 	if err != nil {
-		return nil, fault("opening", path, err)
+		return nil, nil, fault("opening", "file "+path, err)
 	}
-	s := &SQLite{lock: lock, done: make(chan struct{})}
-	if err := s.open(ctx, path, o); err != nil {
-		if s.db != nil {
-			s.db.Close()
-		}
-		lock.Close()
-		return nil, fault("opening", path, err)
+	f := &file{path: path, lock: lock, stmts: map[string]*sql.Stmt{}}
+	if err := f.open(ctx, o.Logger); err != nil {
+		_ = f.close() // err says more
+		return nil, nil, fault("opening", "file "+path, err)
 	}
-	go func() {
-		defer close(s.done)
-		s.err = s.w.run()
-	}()
-	return s, nil
+	return f, newFileReader(path), nil
 }
 
-func (s *SQLite) open(ctx context.Context, path string, o Options) (err error) {
-	file, err := establish(path, o.Logger)
-	if err != nil {
+func (f *file) open(ctx context.Context, log *slog.Logger) (err error) {
+	if f.opened, err = establish(f.path, log); err != nil {
 		return err
 	}
-	if s.db, err = sql.Open("sqlite", dsn(path, "rw")); err != nil {
+	if f.db, err = sql.Open("sqlite", dsn(f.path, "rw")); err != nil {
 		return err
 	}
-	s.db.SetMaxOpenConns(1)
-	conn, err := s.db.Conn(ctx)
-	if err != nil {
+	f.db.SetMaxOpenConns(1)
+	if f.conn, err = f.db.Conn(ctx); err != nil {
 		return err
 	}
-	w := &writer{path: path, log: o.Logger, conn: conn, file: file, q: newQueue(), stop: make(chan struct{})}
-	defer func() {
-		if err != nil {
-			w.close() // err says more
-		}
-	}()
 	// Nothing may be written before the file is known to be ours and sound.
-	version, err := identify(ctx, conn, path, schemaVersion)
+	version, err := identify(ctx, f.conn, f.path, schemaVersion)
 	if err != nil {
 		return err
 	}
-	if err := writable(conn); err != nil {
+	if err := writable(f.conn); err != nil {
 		return err
 	}
 	if version > 0 {
-		if err := check(ctx, conn, path, file.Size()); err != nil {
+		if err := check(ctx, f.conn, f.path, f.opened.Size()); err != nil {
 			return err
 		}
 	}
-	if err := configure(ctx, conn, path); err != nil {
+	if err := configure(ctx, f.conn, f.path); err != nil {
 		return err
 	}
-	if err := migrate(ctx, conn, version, migrations()); err != nil {
-		return err
-	}
-	if w.now.checkpoint, w.now.lists, err = readCheckpoint(ctx, conn); err != nil {
-		return err
-	}
-	if err := w.prepare(ctx); err != nil {
-		return err
-	}
-	s.w, s.Reader = w, newReader(path)
-	return nil
+	return migrate(ctx, f.conn, version, migrations())
 }
 
-// Close writes what is queued, and ends. Later calls of other methods fail with ErrClosed. The error says what could not be stored.
-func (s *SQLite) Close() error {
-	s.closing.Do(func() {
-		s.w.q.close()
-		close(s.w.stop)
-		<-s.done
-		// The writing connection goes last: it then takes the -wal file with it.
-		s.closed = errors.Join(s.err, s.Reader.Close(), s.w.close(), s.db.Close(), s.lock.Close())
-	})
-	return s.closed
+func (f *file) begin() (landed bool, err error) {
+	if f.failed {
+		f.rollback()
+		f.failed = false
+	}
+	if err := f.inPlace(); err != nil {
+		return false, err
+	}
+	return false, f.exec(0, "BEGIN IMMEDIATE")
 }
 
-// Stats gives the counters.
-func (s *SQLite) Stats() Stats {
-	return Stats{Commits: s.w.commits.Load(), Operations: s.w.operations.Load(), Failures: s.w.failures.Load()}
-}
-
-// SaveCheckpoint writes the checkpoint and forgets the points that it covers; dead letters stay. cp must not be changed afterwards. A
-// checkpoint of another lineage, or one that goes back in Settled or Flush, is refused (ErrRefused).
-func (s *SQLite) SaveCheckpoint(ctx context.Context, cp *connector.Checkpoint) error {
-	l, err := encodeLists(cp)
+// exec prepares each statement once.
+func (f *file) exec(_ int, query string, args ...any) error {
+	stmt, err := f.stmt(query)
 	if err != nil {
-		return fault("writing", s.path, err)
+		return err
 	}
-	return s.w.q.do(ctx, func(w *writer) error { return w.saveCheckpoint(cp, l) })
+	_, err = stmt.Exec(args...)
+	return err
 }
 
-// Intend notes that points are about to be sent. A point that is known already is intended again, its outcome open.
-func (s *SQLite) Intend(ctx context.Context, ids []connector.RecordID) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	points := make([][]any, len(ids))
-	for i, id := range ids {
-		points[i] = keyArgs(id.Key())
-	}
-	return s.w.q.do(ctx, func(w *writer) error { return perform(w.intend, points...) })
-}
-
-// Outcome notes the outcome of an intended point. It never blocks and never fails: what can't be written is kept in memory, tried again
-// until Close, and written before anything that was called later. There are at most as many as intents that are on the disk.
-// After Close it does nothing: the point is then uncertain at the next start.
-func (s *SQLite) Outcome(id connector.RecordID, applied bool) {
-	point := keyArgs(id.Key())
-	s.w.q.put(&operation{apply: func(w *writer) error {
-		if applied {
-			return perform(w.applied, point)
-		}
-		return perform(w.void, point)
-	}})
-}
-
-// Rebase writes a checkpoint of another lineage, or one that goes back, over the one that is there: after the operator has decided, or where a
-// new history is known to hold all that was settled. The letters (of points that are left with an intent and no outcome) and the gap (nil: none) are
-// stored in the same commit. Intents and outcomes of points from the commit LSN `cut` on are forgotten (0: of all).
-func (s *SQLite) Rebase(ctx context.Context, cp *connector.Checkpoint, letters []*connector.DeadLetter, gap *connector.Gap, cut connector.LSN) error {
-	l, err := encodeLists(cp)
+func (f *file) query(query string, each func(scanner) error, args ...any) error {
+	stmt, err := f.stmt(query)
 	if err != nil {
-		return fault("writing", s.path, err)
+		return err
 	}
-	stored, err := storedLetters(letters)
+	rows, err := stmt.Query(args...)
 	if err != nil {
-		return fault("writing", s.path, err)
+		return err
 	}
-	return s.w.q.do(ctx, func(w *writer) error {
-		if err := w.setAside(stored); err != nil {
+	defer rows.Close()
+	for rows.Next() {
+		if err := each(rows); err != nil {
 			return err
 		}
-		if gap != nil {
-			if err := w.putGap(*gap); err != nil {
-				return err
-			}
-		}
-		if err := w.forgetFrom(cut); err != nil {
-			return err
-		}
-		return w.putCheckpoint(cp, l)
-	})
-}
-
-// AddGap records a gap for good.
-func (s *SQLite) AddGap(ctx context.Context, gap connector.Gap) error {
-	return s.w.q.do(ctx, func(w *writer) error { return w.putGap(gap) })
-}
-
-// Done deletes requests that were carried out.
-func (s *SQLite) Done(ctx context.Context, ids ...int64) error {
-	return s.w.q.do(ctx, func(w *writer) error {
-		for _, id := range ids {
-			if _, err := w.conn.ExecContext(context.Background(), "DELETE FROM request WHERE id = ?", id); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// SetAside stores dead letters; those of one call all or none. The letters are not changed (their ID stays 0) and must not
-// be changed afterwards.
-func (s *SQLite) SetAside(ctx context.Context, letters []*connector.DeadLetter) error {
-	if len(letters) == 0 {
-		return nil
 	}
-	stored, err := storedLetters(letters)
+	return errors.Join(rows.Err(), rows.Close())
+}
+
+func (f *file) stmt(query string) (stmt *sql.Stmt, err error) {
+	if stmt = f.stmts[query]; stmt == nil {
+		if stmt, err = f.conn.PrepareContext(context.Background(), query); err == nil {
+			f.stmts[query] = stmt
+		}
+	}
+	return stmt, err
+}
+
+func (f *file) commit() error {
+	err := f.exec(0, "COMMIT")
 	if err != nil {
-		return fault("writing", s.path, err)
+		f.rollback()
 	}
-	return s.w.q.do(ctx, func(w *writer) error { return w.setAside(stored) })
+	return err
 }
 
-func storedLetters(letters []*connector.DeadLetter) ([]storedLetter, error) {
-	stored := make([]storedLetter, len(letters))
-	for i, l := range letters {
-		key := l.Key()
-		var answer any
-		if l.Answer != nil {
-			b, err := json.Marshal(l.Answer)
-			if err != nil {
-				return nil, err
-			}
-			answer = string(b)
-		}
-		stored[i].insert = []any{string(l.Class), l.Kind.String(), l.Mapping, l.Table, signed(l.Position.Commit), int64(l.Position.Index), int64(l.Number),
-			key.CommitTime, []byte(l.Payload), l.Envelope, l.OptType, encodeHashes(l.Keys), l.Decrease, []byte(l.Change), l.Reason,
-			int64(l.Attempts), answer, stamp(l.Created), stamp(l.Closed), l.Resolution, l.Uncounted}
-		if l.Kind == connector.Point {
-			stored[i].point = keyArgs(key)
-		}
+// rollback fails where SQLite has done it already, which it does on a full disk; should it have failed for another reason,
+// it is tried again before the next transaction.
+func (f *file) rollback() { f.failed = f.exec(0, "ROLLBACK") != nil }
+
+func (f *file) keep() (landed bool, err error) { return false, nil }
+
+func (f *file) lost() (<-chan struct{}, func() error) { return nil, nil }
+
+// close closes the connection after its statements: with one of them left SQLite keeps the file open, and its WAL unfinished. The lock goes last.
+func (f *file) close() error {
+	var errs []error
+	for _, stmt := range f.stmts {
+		errs = append(errs, stmt.Close())
 	}
-	return stored, nil
+	if f.conn != nil {
+		errs = append(errs, f.conn.Close())
+	}
+	if f.db != nil {
+		errs = append(errs, f.db.Close())
+	}
+	return errors.Join(append(errs, f.lock.Close())...)
+}
+
+// inPlace reports a file that was moved, deleted or replaced under the running connector: SQLite would go on writing into one that no
+// later start finds, and PostgreSQL would be told so.
+func (f *file) inPlace() error {
+	there, err := os.Stat(f.path)
+	if err == nil && os.SameFile(there, f.opened) {
+		return nil
+	}
+	if err == nil {
+		err = errors.New("another file stands in its place")
+	}
+	return &Error{Op: "writing", Place: "file " + f.path, Err: fmt.Errorf("it was moved or deleted while the connector runs: %w", err),
+		Cure: "move it back, together with its -wal and -shm files; where it is lost, start the connector anew"}
 }
 
 // resolve gives the absolute path without symbolic links, so that one file has one lock, by whatever path it is named.
 func resolve(path string) (string, error) {
 	fail := func(path, cure string, err error) (string, error) {
-		return "", &Error{Op: "opening", Path: path, Err: err, Cure: cure}
+		return "", &Error{Op: "opening", Place: "file " + path, Err: err, Cure: cure}
 	}
 	if path == "" {
 		return fail(path, "set state.path", errors.New("no path is given"))
@@ -297,13 +200,12 @@ func resolve(path string) (string, error) {
 func establish(path string, log *slog.Logger) (os.FileInfo, error) {
 	file, err := os.Stat(path)
 	if err == nil && !file.Mode().IsRegular() {
-		return nil, &Error{Op: "opening", Path: path, Err: errors.New("it is not a regular file"), Cure: "let state.path name a file"}
+		return nil, &Error{Op: "opening", Place: "file " + path, Err: errors.New("it is not a regular file"), Cure: "let state.path name a file"}
 	}
 	if errors.Is(err, fs.ErrNotExist) || err == nil && file.Size() == 0 {
 		// SQLite takes a WAL beside an empty file for rubbish and deletes it. It may be all that is left.
 		if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
-			return nil, &Error{Op: "opening", Path: path, Err: fmt.Errorf("%w: %s-wal is there without it", ErrDamaged, path),
-				Cure: "put back the file that belongs to it; where it is lost, move the -wal file away too and start anew"}
+			return nil, orphanWAL(path)
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -361,7 +263,7 @@ func configure(ctx context.Context, conn *sql.Conn, path string) error {
 		return err
 	}
 	if mode != "wal" {
-		return &Error{Op: "opening", Path: path, Err: fmt.Errorf("this file system can't do SQLite's WAL mode (journal mode %s)", mode),
+		return &Error{Op: "opening", Place: "file " + path, Err: fmt.Errorf("this file system can't do SQLite's WAL mode (journal mode %s)", mode),
 			Cure: "put state.path on a local disk, not on a network file system"}
 	}
 	for _, pragma := range []string{

@@ -17,9 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
 )
 
 // childEnv makes the test binary another process: its value names the part, childPath the state file.
@@ -31,7 +30,7 @@ const (
 func TestMain(m *testing.M) {
 	switch os.Getenv(childEnv) {
 	case "":
-		goleak.VerifyTestMain(m)
+		pgtest.Main(m)
 	case "write":
 		writeUntilKilled(os.Getenv(childPath))
 	case "open":
@@ -41,12 +40,12 @@ func TestMain(m *testing.M) {
 
 // openAndSay opens the file for writing and for reading, and prints the errors.
 func openAndSay(path string) {
-	s, err := Open(context.Background(), path, Options{Logger: slog.New(slog.DiscardHandler)})
+	s, err := Open(context.Background(), Location{Path: path}, Options{Logger: slog.New(slog.DiscardHandler)})
 	fmt.Println("run:", err)
 	if err == nil {
 		s.Close()
 	}
-	r, err := OpenReader(context.Background(), path)
+	r, err := OpenReader(context.Background(), Location{Path: path})
 	fmt.Println("status:", err)
 	if err == nil {
 		r.Close()
@@ -60,15 +59,15 @@ func child(part, path string) *exec.Cmd {
 	return c
 }
 
-func openTest(t *testing.T, path string) *SQLite {
+func openTest(t *testing.T, path string) *Store {
 	t.Helper()
-	s, err := Open(t.Context(), path, Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	s, err := Open(t.Context(), Location{Path: path}, Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	must(t, err)
 	t.Cleanup(func() { s.Close() })
 	return s
 }
 
-func (s *SQLite) storedPoints(t *testing.T) int {
+func (s *Store) storedPoints(t *testing.T) int {
 	var n int
 	must(t, s.Reader.db.QueryRowContext(t.Context(), "SELECT count(*) FROM point").Scan(&n))
 	return n
@@ -85,7 +84,9 @@ func TestPromiseOfTheDisk(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "state.db"))
 	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "foreign_keys": "1", "busy_timeout": "10000"} {
 		var got string
-		must(t, s.w.q.do(t.Context(), func(w *writer) error { return w.conn.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&got) }))
+		must(t, s.w.q.do(t.Context(), func(w *writer) error {
+			return w.medium.(*file).conn.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&got)
+		}))
 		if got != want {
 			t.Errorf("%s is %s, want %s", pragma, got, want)
 		}
@@ -127,7 +128,7 @@ func TestOddPathsAndModes(t *testing.T) {
 	}
 	must(t, os.Chmod(path, 0o644))
 	var log bytes.Buffer
-	s, err := Open(t.Context(), path, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	s, err := Open(t.Context(), Location{Path: path}, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	must(t, err)
 	must(t, s.Close())
 	if !strings.Contains(log.String(), "chmod 600") {
@@ -189,7 +190,7 @@ func TestRefusedFiles(t *testing.T) {
 			path := filepath.Join(directory, "state.db")
 			test.make(t, path)
 			before := contents(t, directory)
-			s, err := Open(t.Context(), path, Options{Logger: slog.New(slog.DiscardHandler)})
+			s, err := Open(t.Context(), Location{Path: path}, Options{Logger: slog.New(slog.DiscardHandler)})
 			if err == nil {
 				s.Close()
 				t.Fatal("it was opened")
@@ -202,7 +203,7 @@ func TestRefusedFiles(t *testing.T) {
 			if test.is != nil && !errors.Is(err, test.is) {
 				t.Errorf("not %q: %v", test.is, err)
 			}
-			if r, err := OpenReader(t.Context(), path); err == nil {
+			if r, err := OpenReader(t.Context(), Location{Path: path}); err == nil {
 				r.Close()
 				if !test.read {
 					t.Error("a reader opened it")
@@ -244,18 +245,18 @@ func contents(t *testing.T, directory string) map[string][]byte {
 
 func TestMissingDirectoryAndFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "not", "there", "state.db")
-	_, err := Open(t.Context(), path, Options{Logger: slog.New(slog.DiscardHandler)})
+	_, err := Open(t.Context(), Location{Path: path}, Options{Logger: slog.New(slog.DiscardHandler)})
 	if err == nil || !strings.Contains(err.Error(), "mkdir -p -m 700 "+filepath.Dir(path)) {
 		t.Errorf("Open: %v", err)
 	}
 	path = filepath.Join(t.TempDir(), "state.db")
-	if _, err := OpenReader(t.Context(), path); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "tuzhan-cdc run") {
+	if _, err := OpenReader(t.Context(), Location{Path: path}); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "tuzhan-cdc run") {
 		t.Errorf("OpenReader: %v", err)
 	}
 	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 0 {
 		t.Errorf("OpenReader made %v, %v", entries, err)
 	}
-	if _, err := Open(t.Context(), "", Options{}); err == nil || !strings.Contains(err.Error(), "state.path") {
+	if _, err := Open(t.Context(), Location{}, Options{}); err == nil || !strings.Contains(err.Error(), "state.path") {
 		t.Errorf("no path: %v", err)
 	}
 }
@@ -310,19 +311,19 @@ func TestSecondWriterIsRefusedOrWaits(t *testing.T) {
 	link := filepath.Join(directory, "link.db")
 	must(t, os.Symlink(path, link))
 	for _, name := range []string{path, link} {
-		_, err := Open(t.Context(), name, Options{Logger: slog.New(slog.DiscardHandler)})
+		_, err := Open(t.Context(), Location{Path: name}, Options{Logger: slog.New(slog.DiscardHandler)})
 		if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
 			t.Fatalf("a second writer by %s: %v", name, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Open(ctx, path, Options{Logger: slog.New(slog.DiscardHandler), LockWait: time.Hour}); !errors.Is(err, context.Canceled) {
+	if _, err := Open(ctx, Location{Path: path}, Options{Logger: slog.New(slog.DiscardHandler), LockWait: time.Hour}); !errors.Is(err, context.Canceled) {
 		t.Fatalf("waiting with an ended context: %v", err)
 	}
 	opened := make(chan error, 1)
 	go func() {
-		second, err := Open(t.Context(), path, Options{Logger: slog.New(slog.DiscardHandler), LockWait: time.Minute})
+		second, err := Open(t.Context(), Location{Path: path}, Options{Logger: slog.New(slog.DiscardHandler), LockWait: time.Minute})
 		if err == nil {
 			err = second.Close()
 		}
@@ -337,7 +338,7 @@ func TestSecondWriterIsRefusedOrWaits(t *testing.T) {
 func TestReaderBesideWriter(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	s := openTest(t, path)
-	r, err := OpenReader(t.Context(), path)
+	r, err := OpenReader(t.Context(), Location{Path: path})
 	must(t, err)
 	defer r.Close()
 	if _, err := r.db.ExecContext(t.Context(), "DELETE FROM dead_letter"); err == nil {
@@ -390,7 +391,7 @@ func TestReaderWithoutWriter(t *testing.T) {
 	s := openTest(t, path)
 	must(t, s.SaveCheckpoint(t.Context(), checkpoint(at(5, 0))))
 	must(t, s.Close())
-	r, err := OpenReader(t.Context(), path)
+	r, err := OpenReader(t.Context(), Location{Path: path})
 	must(t, err)
 	cp, err := r.Checkpoint(t.Context())
 	if err != nil || cp.Settled != at(5, 0) {
@@ -459,9 +460,13 @@ func TestFirstVersion(t *testing.T) {
 // TestRequests: a command leaves a request beside the running connector, which finds it and takes it away.
 func TestRequests(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
-	s := openTest(t, path)
+	requests(t, openTest(t, path), Location{Path: path})
+}
+
+func requests(t *testing.T, s *Store, place Location) {
+	t.Helper()
 	created := time.UnixMicro(1_700_000_000_000_001).UTC()
-	must(t, Ask(t.Context(), path, Request{What: RequestSetAside, Mapping: "订单", Created: created}))
+	must(t, Ask(t.Context(), place, Request{What: RequestSetAside, Mapping: "订单", Created: created}))
 	got, err := s.Requests(t.Context())
 	must(t, err)
 	if len(got) != 1 || got[0].What != RequestSetAside || got[0].Mapping != "订单" || !got[0].Created.Equal(created) {

@@ -2,16 +2,13 @@ package state
 
 import (
 	"bytes"
-	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"os"
 	"reflect"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -27,28 +24,61 @@ const (
 	retryMax   = 5 * time.Second
 	// complainEvery is how often the log says that outcomes can't be written, where no caller is there to be told.
 	complainEvery = 30 * time.Second
+	// keepEvery is how often an idle medium is asked whether it is still there.
+	keepEvery = 10 * time.Second
+	// mostAgain is how often in a row a transaction is written again at once because the connection was lost under it.
+	mostAgain = 3
 )
+
+// medium is what the state is written to: a file or a server. It belongs to the writer's goroutine, but for lost. A statement has ? for each of its
+// arguments, and says the same to SQLite and to PostgreSQL.
+type medium interface {
+	// begin starts a transaction. landed: the one before, whose end was not known (ErrUnknown), is stored after all.
+	begin() (landed bool, err error)
+	// exec runs a statement in it. A server runs it later, with the next query or the commit, which then give its error, as a *failedAt with op.
+	exec(op int, query string, args ...any) error
+	// query hands each row that a statement gives to each.
+	query(query string, each func(scanner) error, args ...any) error
+	// commit ends it. On an error it is rolled back; or, with ErrUnknown, it may be stored. errAgain: it is not stored, and can be written now.
+	commit() error
+	rollback()
+	// keep is called now and then while nothing is written; landed as for begin.
+	keep() (landed bool, err error)
+	// lost gives a channel that is closed when this process may never write again, and the reason to read then. The channel of a file is nil.
+	lost() (<-chan struct{}, func() error)
+	close() error
+}
+
+// scanner is a row.
+type scanner interface{ Scan(into ...any) error }
+
+// failedAt is the error of a statement that ran later than its operation asked for it.
+type failedAt struct {
+	op  int
+	err error
+}
+
+func (f *failedAt) Error() string { return f.err.Error() }
+func (f *failedAt) Unwrap() error { return f.err }
+
+// errAgain is in the error of a transaction that is surely not stored, because a connection was lost that is there again.
+var errAgain = errors.New("the connection was lost")
 
 // writer is the one goroutine that writes. All its fields belong to that goroutine but the counters.
 type writer struct {
-	path string
-	log  *slog.Logger
-	conn *sql.Conn
-	file os.FileInfo // the file as it was opened
-	q    *queue
-	stop chan struct{} // closed when the queue is
+	place  string
+	log    *slog.Logger
+	medium medium
+	q      *queue
+	stop   chan struct{} // closed when the queue is
 
-	begin, commit, rollback, intend, applied, void, letter *sql.Stmt
-	checkpoint, beyond, points, forget, forgetOf           *sql.Stmt
-	noTracks, track                                        *sql.Stmt
-	prepared                                               []*sql.Stmt // all of these
-
-	now    saved // what is committed
-	next   saved // what the open transaction makes of it
-	kept   []*operation
-	failed bool // the connection may still be in the last transaction
-	wait   time.Duration
-	said   time.Time
+	now   saved // what is committed
+	next  saved // what the open transaction makes of it
+	maybe saved // what the last transaction makes of it, if it is stored after all
+	at    int   // the operation of the batch that is being applied
+	kept  []*operation
+	wait  time.Duration
+	said  time.Time
 
 	commits, operations, failures atomic.Uint64
 }
@@ -77,76 +107,49 @@ func encodeLists(cp *connector.Checkpoint) (l lists, err error) {
 			return l, err
 		}
 		l.tracks = append(l.tracks, []any{t.Mapping, signed(t.Since.Commit), int64(t.Since.Index), stamp(t.SinceTime), signed(t.Until.Commit), int64(t.Until.Index),
-			signed(t.Settled.Commit), int64(t.Settled.Index), ranges, encodeKeys(t.Partial), string(t.Held), t.Reason, t.SetAside})
+			signed(t.Settled.Commit), int64(t.Settled.Index), ranges, encodeKeys(t.Partial), string(t.Held), clean(t.Reason), flag(t.SetAside)})
 	}
 	return l, nil
 }
 
-func (w *writer) prepare(ctx context.Context) error {
-	const key = "commit_lsn = ? AND idx = ? AND mapping = ? AND commit_time = ? AND number = ?"
-	for _, s := range []struct {
-		stmt **sql.Stmt
-		text string
-	}{
-		{&w.begin, "BEGIN IMMEDIATE"},
-		{&w.commit, "COMMIT"},
-		{&w.rollback, "ROLLBACK"},
-		{&w.intend, `INSERT INTO point (commit_lsn, idx, mapping, commit_time, number, applied) VALUES (?, ?, ?, ?, ?, 0)
-			ON CONFLICT DO UPDATE SET applied = 0`},
-		{&w.applied, "UPDATE point SET applied = 1 WHERE " + key},
-		{&w.void, "DELETE FROM point WHERE " + key},
-		{&w.letter, `INSERT INTO dead_letter (class, kind, mapping, table_name, commit_lsn, idx, number, commit_time, payload, envelope, opt_type, keys,
-			decrease, change, reason, attempts, answer, created, closed, resolution, uncounted)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-			ON CONFLICT (commit_lsn, idx, mapping, commit_time, number) DO NOTHING`},
-		{&w.checkpoint, `INSERT INTO checkpoint (id, system_id, timeline, database_name, slot, publications, mappings, settled_lsn, settled_idx, flush_lsn,
-			commit_time, written)
-			VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-			ON CONFLICT DO UPDATE SET system_id = excluded.system_id, timeline = excluded.timeline, database_name = excluded.database_name,
-			slot = excluded.slot, publications = excluded.publications, mappings = excluded.mappings, settled_lsn = excluded.settled_lsn, settled_idx = excluded.settled_idx, flush_lsn = excluded.flush_lsn,
-			commit_time = excluded.commit_time, written = excluded.written`},
-		{&w.beyond, `INSERT INTO beyond (id, ranges, partial) VALUES (1, ?, ?)
-			ON CONFLICT DO UPDATE SET ranges = excluded.ranges, partial = excluded.partial`},
-		{&w.points, "SELECT commit_lsn, idx, mapping FROM point ORDER BY commit_lsn, idx"},
-		{&w.forget, `DELETE FROM point WHERE (commit_lsn, idx) >= (?, ?) AND (commit_lsn, idx) <= (?, ?)
-			AND mapping NOT IN (SELECT value FROM json_each(?))`},
-		{&w.forgetOf, "DELETE FROM point WHERE (commit_lsn, idx) >= (?, ?) AND (commit_lsn, idx) <= (?, ?) AND mapping = ?"},
-		{&w.noTracks, "DELETE FROM track"},
-		{&w.track, `INSERT INTO track (mapping, since_lsn, since_idx, since, until_lsn, until_idx, settled_lsn, settled_idx, ranges, partial, held, reason,
-			set_aside) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`},
-	} {
-		var err error
-		if *s.stmt, err = w.conn.PrepareContext(ctx, s.text); err != nil {
+// The statements that several operations share.
+const (
+	whereKey    = " WHERE commit_lsn = ? AND idx = ? AND mapping = ? AND commit_time = ? AND number = ?"
+	intendPoint = `INSERT INTO point (commit_lsn, idx, mapping, commit_time, number, applied) VALUES (?, ?, ?, ?, ?, 0)
+		ON CONFLICT (commit_lsn, idx, mapping, commit_time, number) DO UPDATE SET applied = 0`
+	applyPoint = "UPDATE point SET applied = 1" + whereKey
+	voidPoint  = "DELETE FROM point" + whereKey
+)
+
+// exec runs a statement in the open transaction, for the operation that is being applied; each runs it once for each list of arguments.
+func (w *writer) exec(query string, args ...any) error { return w.medium.exec(w.at, query, args...) }
+
+func (w *writer) each(query string, lists ...[]any) error {
+	for _, args := range lists {
+		if err := w.exec(query, args...); err != nil {
 			return err
 		}
-		w.prepared = append(w.prepared, *s.stmt)
 	}
 	return nil
-}
-
-// close closes the connection after its statements: with one of them left SQLite keeps the file open, and its WAL unfinished.
-func (w *writer) close() error {
-	var errs []error
-	for _, stmt := range w.prepared {
-		errs = append(errs, stmt.Close())
-	}
-	return errors.Join(append(errs, w.conn.Close())...)
 }
 
 // run writes until the queue is closed and empty, and gives the error of what could not be written by then.
 func (w *writer) run() error {
 	for {
-		var retry <-chan time.Time
+		pause := keepEvery
 		if len(w.kept) > 0 {
-			retry = time.After(w.wait)
+			pause = w.wait
 		}
-		stopping := false
+		timer := time.NewTimer(pause)
+		stopping, idle := false, false
 		select {
 		case <-w.q.wake:
-		case <-retry:
+		case <-timer.C:
+			idle = true
 		case <-w.stop:
 			stopping = true
 		}
+		timer.Stop()
 		kept := len(w.kept)
 		batch, waited := w.q.take(w.kept)
 		if len(batch) > kept && !waited && !stopping {
@@ -160,6 +163,15 @@ func (w *writer) run() error {
 			batch, _ = w.q.take(batch)
 		}
 		w.kept = nil
+		if len(batch) == 0 && idle {
+			landed, err := w.medium.keep()
+			if landed {
+				w.now = w.maybe
+			}
+			if err != nil {
+				w.log.Debug("the state is not in reach", "error", fault("reaching", w.place, err))
+			}
+		}
 		err := w.write(batch)
 		if stopping {
 			if len(w.kept) == 0 {
@@ -173,18 +185,21 @@ func (w *writer) run() error {
 // write puts the batch on the disk in one transaction and tells the callers. What nobody waits for and could not be written is kept, in
 // its order, in front of all that comes later: nothing later is reported as committed before it.
 func (w *writer) write(batch []*operation) error {
-	for len(batch) > 0 {
+	for again := 0; len(batch) > 0; {
 		culprit, err := w.transact(batch)
 		if err == nil {
 			w.succeeded(batch)
 			return nil
 		}
+		if again++; errors.Is(err, errAgain) && again <= mostAgain {
+			continue
+		}
 		if culprit >= 0 && batch[culprit].done != nil && blamesOperation(err) {
-			batch[culprit].done <- fault("writing", w.path, err)
+			batch[culprit].done <- fault("writing", w.place, err)
 			batch = append(batch[:culprit:culprit], batch[culprit+1:]...)
 			continue
 		}
-		err = fault("writing", w.path, err)
+		err = fault("writing", w.place, err)
 		w.gaveUp(batch, err)
 		return err
 	}
@@ -198,7 +213,7 @@ func (w *writer) succeeded(batch []*operation) {
 	w.now, w.wait, w.said = w.next, 0, time.Time{}
 	for _, op := range batch {
 		if op.done != nil {
-			op.done <- fault("writing", w.path, op.refused)
+			op.done <- fault("writing", w.place, op.refused)
 		}
 	}
 }
@@ -221,78 +236,55 @@ func (w *writer) gaveUp(batch []*operation, err error) {
 	}
 }
 
-// transact applies the batch and commits it. On an error nothing of it is stored, and culprit is the operation at which it failed, or -1.
+// transact applies the batch and commits it. On an error nothing of it is stored (but see ErrUnknown), and culprit is the operation at which it
+// failed, or -1.
 func (w *writer) transact(batch []*operation) (culprit int, err error) {
-	if w.failed {
-		_, _ = w.rollback.Exec()
-		w.failed = false
+	landed, err := w.medium.begin()
+	if landed {
+		w.now = w.maybe
 	}
-	if err := w.inPlace(); err != nil {
-		return -1, err
-	}
-	if _, err := w.begin.Exec(); err != nil {
+	if err != nil {
 		return -1, err
 	}
 	w.next = w.now
 	applied := 0
 	for i, op := range batch {
+		w.at = i
 		op.refused = nil
 		switch err := op.apply(w); {
 		case errors.Is(err, ErrRefused):
 			op.refused = err
 		case err != nil:
-			w.undo()
-			return i, err
+			w.medium.rollback()
+			return blame(i, err)
 		default:
 			applied++
 		}
 	}
 	if applied == 0 {
-		w.undo()
+		w.medium.rollback()
 		return -1, nil
 	}
-	if _, err := w.commit.Exec(); err != nil {
-		w.undo()
-		return -1, err
+	if err := w.medium.commit(); err != nil {
+		w.maybe = w.next
+		return blame(-1, err)
 	}
 	w.commits.Add(1)
 	w.operations.Add(uint64(applied))
 	return -1, nil
 }
 
-// undo rolls back. That fails where SQLite has done it already, which it does on a full disk; should it have failed for another reason,
-// it is tried again before the next transaction.
-func (w *writer) undo() {
-	_, err := w.rollback.Exec()
-	w.failed = err != nil
-}
-
-// inPlace reports a file that was moved, deleted or replaced under the running connector: SQLite would go on writing into one that no
-// later start finds, and PostgreSQL would be told so.
-func (w *writer) inPlace() error {
-	file, err := os.Stat(w.path)
-	if err == nil && os.SameFile(file, w.file) {
-		return nil
+// blame gives the operation whose statement has failed, which may be an earlier one than that at which it showed.
+func blame(op int, err error) (int, error) {
+	var failed *failedAt
+	if errors.As(err, &failed) {
+		op = failed.op
 	}
-	if err == nil {
-		err = errors.New("another file stands in its place")
-	}
-	return &Error{Op: "writing", Path: w.path, Err: fmt.Errorf("it was moved or deleted while the connector runs: %w", err),
-		Cure: "move it back, together with its -wal and -shm files; where it is lost, start the connector anew"}
+	return op, err
 }
 
 func keyArgs(k connector.RecordKey) []any {
 	return []any{signed(k.Position.Commit), int64(k.Position.Index), k.Mapping, k.CommitTime, int64(k.Number)}
-}
-
-// perform runs a prepared statement for each argument list.
-func perform(stmt *sql.Stmt, lists ...[]any) error {
-	for _, args := range lists {
-		if _, err := stmt.Exec(args...); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // storedLetter is a dead letter as its statements take it.
@@ -301,13 +293,18 @@ type storedLetter struct {
 	point  []any // the key of a point's intent, else nil
 }
 
+const insertLetter = `INSERT INTO dead_letter (class, kind, mapping, table_name, commit_lsn, idx, number, commit_time, payload, envelope, opt_type, keys,
+	decrease, change, reason, attempts, answer, created, closed, resolution, uncounted)
+	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+	ON CONFLICT (commit_lsn, idx, mapping, commit_time, number) DO NOTHING`
+
 func (w *writer) setAside(letters []storedLetter) error {
 	for _, l := range letters {
-		if err := perform(w.letter, l.insert); err != nil {
+		if err := w.exec(insertLetter, l.insert...); err != nil {
 			return err
 		}
 		if l.point != nil {
-			if err := perform(w.applied, l.point); err != nil {
+			if err := w.exec(applyPoint, l.point...); err != nil {
 				return err
 			}
 		}
@@ -315,10 +312,15 @@ func (w *writer) setAside(letters []storedLetter) error {
 	return nil
 }
 
+// putGap stores a gap. It takes the place of the one of that table that began there too: it ends it, or tells of it again.
 func (w *writer) putGap(g connector.Gap) error {
-	_, err := w.conn.ExecContext(context.Background(), "INSERT INTO gap (at, from_lsn, to_lsn, table_name, reason) VALUES (?, ?, ?, ?, ?)",
-		stamp(g.At), signed(g.From), signed(g.To), g.Table, g.Reason)
-	return err
+	if g.Table != "" {
+		if err := w.exec("DELETE FROM gap WHERE table_name = ? AND from_lsn = ?", g.Table, signed(g.From)); err != nil {
+			return err
+		}
+	}
+	return w.exec("INSERT INTO gap (at, from_lsn, to_lsn, table_name, reason) VALUES (?, ?, ?, ?, ?)",
+		stamp(g.At), signed(g.From), signed(g.To), g.Table, clean(g.Reason))
 }
 
 // forgetFrom deletes what is known of points from a commit LSN on. LSNs from 2^63 on are stored as negative numbers, and are the greater ones.
@@ -327,8 +329,7 @@ func (w *writer) forgetFrom(cut connector.LSN) error {
 	if signed(cut) < 0 {
 		beyond = "commit_lsn >= ? AND commit_lsn < 0"
 	}
-	_, err := w.conn.ExecContext(context.Background(), "DELETE FROM point WHERE "+beyond, signed(cut))
-	return err
+	return w.exec("DELETE FROM point WHERE "+beyond, signed(cut))
 }
 
 // saveCheckpoint refuses what would take back what the last checkpoint promised.
@@ -346,26 +347,45 @@ func (w *writer) saveCheckpoint(cp *connector.Checkpoint, l lists) error {
 	return w.putCheckpoint(cp, l)
 }
 
+const (
+	putCheckpoint = `INSERT INTO checkpoint (id, system_id, timeline, database_name, slot, publications, mappings, settled_lsn, settled_idx, flush_lsn,
+		commit_time, written, brakes)
+		VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET system_id = excluded.system_id, timeline = excluded.timeline, database_name = excluded.database_name,
+		slot = excluded.slot, publications = excluded.publications, mappings = excluded.mappings, settled_lsn = excluded.settled_lsn,
+		settled_idx = excluded.settled_idx, flush_lsn = excluded.flush_lsn, commit_time = excluded.commit_time, written = excluded.written,
+		brakes = excluded.brakes`
+	putBeyond = `INSERT INTO beyond (id, ranges, partial) VALUES (1, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET ranges = excluded.ranges, partial = excluded.partial`
+	putTrack = `INSERT INTO track (mapping, since_lsn, since_idx, since, until_lsn, until_idx, settled_lsn, settled_idx, ranges, partial, held, reason,
+		set_aside) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	forgetRun = "DELETE FROM point WHERE (commit_lsn, idx) >= (?, ?) AND (commit_lsn, idx) <= (?, ?)"
+)
+
 // putCheckpoint writes cp over what is there.
 func (w *writer) putCheckpoint(cp *connector.Checkpoint, l lists) error {
 	mappings, err := json.Marshal(cp.Mappings)
 	if err != nil {
 		return err
 	}
-	if err := perform(w.checkpoint, []any{cp.Lineage.SystemID, int64(cp.Lineage.Timeline), cp.Lineage.Database, cp.Lineage.Slot, cp.Lineage.Publications,
-		string(mappings), signed(cp.Settled.Commit), int64(cp.Settled.Index), signed(cp.Flush), stamp(cp.CommitTime), stamp(cp.Written)}); err != nil {
+	brakes, err := json.Marshal(cp.Brakes)
+	if err != nil {
+		return err
+	}
+	if err := w.exec(putCheckpoint, cp.Lineage.SystemID, int64(cp.Lineage.Timeline), cp.Lineage.Database, cp.Lineage.Slot, cp.Lineage.Publications,
+		string(mappings), signed(cp.Settled.Commit), int64(cp.Settled.Index), signed(cp.Flush), stamp(cp.CommitTime), stamp(cp.Written), string(brakes)); err != nil {
 		return err
 	}
 	last := w.next
 	same := bytes.Equal(l.ranges, last.lists.ranges) && bytes.Equal(l.partial, last.lists.partial)
 	if !same {
-		if err := perform(w.beyond, []any{l.ranges, l.partial}); err != nil {
+		if err := w.exec(putBeyond, l.ranges, l.partial); err != nil {
 			return err
 		}
 	}
 	sameTracks := slices.EqualFunc(l.tracks, last.lists.tracks, func(a, b []any) bool { return reflect.DeepEqual(a, b) })
 	if !sameTracks {
-		if err := errors.Join(perform(w.noTracks, nil), perform(w.track, l.tracks...)); err != nil {
+		if err := errors.Join(w.exec("DELETE FROM track"), w.each(putTrack, l.tracks...)); err != nil {
 			return err
 		}
 	}
@@ -380,20 +400,15 @@ func (w *writer) putCheckpoint(cp *connector.Checkpoint, l lists) error {
 // forgetCovered deletes the points that cp covers. There are as many rows as points since the last checkpoint plus those that still
 // wait, and few of the latter: reading them all is cheaper than a delete for each of ten thousand ranges.
 func (w *writer) forgetCovered(cp *connector.Checkpoint) error {
-	rows, err := w.points.Query()
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
 	// A mapping with a track is asked about by itself, at the same positions as the others.
 	all, byMapping := runs{}, map[string]*runs{}
 	for i := range cp.Tracks {
 		byMapping[cp.Tracks[i].Mapping] = &runs{}
 	}
-	for rows.Next() {
+	if err := w.medium.query("SELECT commit_lsn, idx, mapping FROM point ORDER BY commit_lsn, idx", func(row scanner) error {
 		var p storedPosition
 		var k connector.RecordKey
-		if err := rows.Scan(&p.lsn, &p.idx, &k.Mapping); err != nil {
+		if err := row.Scan(&p.lsn, &p.idx, &k.Mapping); err != nil {
 			return err
 		}
 		k.Position = connector.Position{Commit: unsigned(p.lsn), Index: p.idx}
@@ -402,22 +417,25 @@ func (w *writer) forgetCovered(cp *connector.Checkpoint) error {
 			r = &all
 		}
 		r.add(p, cp.CoversRecord(k))
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return nil
+	}); err != nil {
 		return err
 	}
-	names, err := json.Marshal(slices.AppendSeq([]string{}, maps.Keys(byMapping))) // not null, which nothing is "not in"
-	if err != nil {
-		return err
+	others, names := forgetRun, []any(nil)
+	for name := range byMapping {
+		names = append(names, name)
+	}
+	if len(names) > 0 {
+		others += " AND mapping NOT IN (?" + strings.Repeat(", ?", len(names)-1) + ")"
 	}
 	for _, r := range all.list {
-		if err := perform(w.forget, []any{r.from.lsn, int64(r.from.idx), r.to.lsn, int64(r.to.idx), string(names)}); err != nil {
+		if err := w.exec(others, append(r.args(), names...)...); err != nil {
 			return err
 		}
 	}
 	for name, own := range byMapping {
 		for _, r := range own.list {
-			if err := perform(w.forgetOf, []any{r.from.lsn, int64(r.from.idx), r.to.lsn, int64(r.to.idx), name}); err != nil {
+			if err := w.exec(forgetRun+" AND mapping = ?", append(r.args(), name)...); err != nil {
 				return err
 			}
 		}

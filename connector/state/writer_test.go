@@ -22,7 +22,7 @@ import (
 )
 
 // hold stops the writer inside a transaction until release is called; what comes meanwhile gathers. The error is that of the transaction.
-func hold(t *testing.T, s *SQLite) (release func() error) {
+func hold(t *testing.T, s *Store) (release func() error) {
 	holding, released, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {
 		var once sync.Once
@@ -40,7 +40,7 @@ func hold(t *testing.T, s *SQLite) (release func() error) {
 }
 
 // queued waits until n operations are queued.
-func queued(t *testing.T, s *SQLite, n int) {
+func queued(t *testing.T, s *Store, n int) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%d operations are queued", n), func() bool {
 		s.w.q.mu.Lock()
@@ -63,21 +63,21 @@ func eventually(t *testing.T, what string, so func() bool) {
 }
 
 // onWriter runs f where the writer's connection is free for it.
-func onWriter(t *testing.T, s *SQLite, f func(w *writer) error) {
+func onWriter(t *testing.T, s *Store, f func(w *writer) error) {
 	t.Helper()
 	must(t, s.w.q.do(t.Context(), f))
 }
 
 // fill makes the disk as good as full: the file may not grow by one page. It gives the undoing.
-func fill(t *testing.T, s *SQLite) (lift func()) {
+func fill(t *testing.T, s *Store) (lift func()) {
 	onWriter(t, s, func(w *writer) error {
-		_, err := w.conn.ExecContext(t.Context(), "PRAGMA max_page_count = 1")
+		_, err := w.medium.(*file).conn.ExecContext(t.Context(), "PRAGMA max_page_count = 1")
 		return err
 	})
 	return func() {
 		t.Helper()
 		onWriter(t, s, func(w *writer) error {
-			_, err := w.conn.ExecContext(t.Context(), "PRAGMA max_page_count = 1000000")
+			_, err := w.medium.(*file).conn.ExecContext(t.Context(), "PRAGMA max_page_count = 1000000")
 			return err
 		})
 	}
@@ -91,7 +91,11 @@ func large(n int) *connector.DeadLetter {
 }
 
 func TestGroupCommit(t *testing.T) {
-	s := openTest(t, filepath.Join(t.TempDir(), "state.db"))
+	groupCommit(t, openTest(t, filepath.Join(t.TempDir(), "state.db")))
+}
+
+func groupCommit(t *testing.T, s *Store) {
+	t.Helper()
 	release := hold(t, s)
 	const callers = 16
 	var done sync.WaitGroup
@@ -154,7 +158,9 @@ func TestRefusalHitsOnlyItself(t *testing.T) {
 func TestUnchangedRangesAreNotRewritten(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "state.db"))
 	written := func() (n int) {
-		onWriter(t, s, func(w *writer) error { return w.conn.QueryRowContext(t.Context(), "SELECT total_changes()").Scan(&n) })
+		onWriter(t, s, func(w *writer) error {
+			return w.medium.(*file).conn.QueryRowContext(t.Context(), "SELECT total_changes()").Scan(&n)
+		})
 		return n
 	}
 	far := connector.Range{From: at(50, 0), To: at(60, 0)}
@@ -217,7 +223,7 @@ func TestFullDisk(t *testing.T) {
 func TestKeptOutcomeIsRetriedByItself(t *testing.T) {
 	var log lockedBuffer
 	path := filepath.Join(t.TempDir(), "state.db")
-	s, err := Open(t.Context(), path, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	s, err := Open(t.Context(), Location{Path: path}, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	must(t, err)
 	t.Cleanup(func() { s.Close() })
 	id, second := point("m", at(1, 0), 0), point("m", at(1, 1), 0)
@@ -280,7 +286,10 @@ func TestCloseSaysWhatIsNotStored(t *testing.T) {
 // A letter that SQLite can't take fails alone; the others of its transaction are stored.
 func TestOversizedLetterFailsAlone(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "state.db"))
-	onWriter(t, s, func(w *writer) error { _, err := sqlite.Limit(w.conn, sqlite3.SQLITE_LIMIT_LENGTH, 50_000); return err })
+	onWriter(t, s, func(w *writer) error {
+		_, err := sqlite.Limit(w.medium.(*file).conn, sqlite3.SQLITE_LIMIT_LENGTH, 50_000)
+		return err
+	})
 	fine, settled := point("m", at(2, 0), 0), point("m", at(3, 0), 0)
 	must(t, s.Intend(t.Context(), []connector.RecordID{settled}))
 	release := hold(t, s)
@@ -325,7 +334,7 @@ func TestCallerThatGoesAway(t *testing.T) {
 		result <- s.w.q.do(ctx, func(w *writer) error {
 			close(inside)
 			<-released
-			return perform(w.intend, keyArgs(taken.Key()))
+			return w.exec(intendPoint, keyArgs(taken.Key())...)
 		})
 	}()
 	<-inside

@@ -46,9 +46,11 @@ type Snapshot struct {
 	// Gaps are the stretches of the WAL that were recorded as not seen, for good.
 	Gaps []connector.Gap `json:"gaps"`
 
-	Mappings []Mapping            `json:"mappings"`
-	Alarms   []connector.Alarm    `json:"alarms"`
-	LastErr  *connector.LastError `json:"lastError"`
+	Mappings []Mapping `json:"mappings"`
+	// Skipped is what began with the skip marker, since the process started.
+	Skipped Skipped              `json:"skipped"`
+	Alarms  []connector.Alarm    `json:"alarms"`
+	LastErr *connector.LastError `json:"lastError"`
 }
 
 // Slot is the replication slot as the server sees it.
@@ -63,6 +65,13 @@ type Slot struct {
 	RetainedBytes int64 `json:"retainedBytes"`
 	// WALBudget is source.walBudget.
 	WALBudget int64 `json:"walBudget"`
+	// SafeWALSize is how many bytes of WAL may still be written before the server may give the slot up; nil: no limit is set.
+	SafeWALSize *int64 `json:"safeWalSize,omitempty"`
+	// WALPerSecond is how many bytes of WAL the server writes, the mean of MeasuredSeconds; both 0: not known.
+	WALPerSecond    float64 `json:"walPerSecond"`
+	MeasuredSeconds float64 `json:"measuredSeconds"`
+	// OutageSeconds is how long connector or platform may be away, at that rate, before WALBudget is used up or the slot is in danger; nil: not known.
+	OutageSeconds *float64 `json:"outageSeconds,omitempty"`
 }
 
 // Lag is how far the platform is behind the database.
@@ -102,6 +111,12 @@ type Holdup struct {
 	// HTTPStatus and Code are of the last answer; 0 and empty where none came.
 	HTTPStatus int    `json:"httpStatus"`
 	Code       string `json:"code,omitempty"`
+}
+
+// Skipped counts the transactions that began with the skip marker, and their changes.
+type Skipped struct {
+	Transactions uint64 `json:"transactions"`
+	Changes      uint64 `json:"changes"`
 }
 
 // Mapping is what became of one mapping's records since the process started.

@@ -37,8 +37,14 @@ type Source struct {
 	Publication string
 	// TimeZone reads timestamps without time zone. Nil, the default: the database's TimeZone.
 	TimeZone *time.Location
+	// ColumnLists says that only the columns that mappings read are published, and those of the replica identity. Needs PostgreSQL 15. Default false.
+	ColumnLists bool
 	// WALBudget is how much WAL, in bytes, the slot may keep before there is an alarm. Over 0; default 10 GiB.
 	WALBudget int64
+	// Heartbeat is how often a message is written into the WAL, to move the slot of an idle database on. 0, the default: never.
+	Heartbeat time.Duration
+	// Failover has standbys keep the slot in step (PostgreSQL 17 or newer). Default false.
+	Failover bool
 }
 
 // Display names the database without user and password: host:port/database, or for a Unix socket its folder in place of the host.
@@ -60,6 +66,10 @@ type Platform struct {
 	// Token is an access token that somebody else looks after (token or tokenFile); Token.Current reads the file again.
 	Token Secret
 	Paths Paths
+	// PointAPI is increase, the default, or open: points go to the open API, whose body is another one.
+	PointAPI string
+	// Encryption is that of the bodies of points; off where its Algorithm is empty.
+	Encryption Encryption
 	// Timeout bounds one request. Over 0; default 10 s.
 	Timeout time.Duration
 	// RequestsPerSecond limits the data calls of all senders together. 0, the default: no limit.
@@ -68,7 +78,7 @@ type Platform struct {
 
 // Paths are the platform's paths: below BaseURL, beginning with /, or whole URLs. Empty: the platform's own where it has one.
 type Paths struct {
-	// Point has no default; required where a mapping makes points.
+	// Point is required where a mapping makes points; with pointAPI open it is by default /api/open/point/increase.
 	Point Address
 	// PointDecrease takes negative points, as their absolute value. Empty: they become dead letters.
 	PointDecrease Address
@@ -78,6 +88,23 @@ type Paths struct {
 	GroupRelation Address
 	// Token is by default /api/open/app/getOrgAccessToken.
 	Token Address
+}
+
+// Encryption is how the bodies of points are encrypted: as the self-built app's "secure data transfer" is configured.
+type Encryption struct {
+	// Algorithm is aes-ecb, aes-cbc, aes-gcm, sm4-ecb or sm4-cbc. Empty: off.
+	Algorithm string
+	// Key (key or keyFile) is read again before each request, as IV is. AES: 16, 24 or 32 bytes; SM4: 16.
+	Key Secret
+	// KeyEncoding is how Key is written: utf8 (the default), hex or base64.
+	KeyEncoding string
+	// IV (iv or ivFile) is the same for all requests: 16 bytes for cbc, 12 (or 16) for gcm. Not set, the default: a random one in front of each
+	// ciphertext.
+	IV Secret
+	// IVEncoding is how IV is written; by default as the key.
+	IVEncoding string
+	// Encoding is that of the ciphertext: base64 (the default) or hex.
+	Encoding string
 }
 
 // Address is a path or URL. It prints without its query, which may hold a key; string(a) is the whole.
@@ -138,10 +165,17 @@ type Backoff struct {
 	Max time.Duration
 }
 
-// State is where the checkpoint, the intents and the dead letters are kept.
+// State is where the checkpoint, the intents and the dead letters are kept: in a file, or in a PostgreSQL database. Exactly one of the two is set.
 type State struct {
-	// Path is the SQLite file; a relative one counts from the working directory. Default ./tuzhan-cdc.db.
+	// Path is the SQLite file; a relative one counts from the working directory. Default ./tuzhan-cdc.db, where there is no DSN.
 	Path string
+	// DSN is a PostgreSQL URL or keyword string (state.dsn or dsnFile); the state is schema tuzhan_cdc of its database.
+	DSN Secret
+}
+
+// Same reports whether two are one place.
+func (s State) Same(other State) bool {
+	return s.Path == other.Path && s.DSN.Reveal() == other.DSN.Reveal()
 }
 
 // Server is the status page, /metrics, /healthz and /readyz.
@@ -162,7 +196,7 @@ type Log struct {
 func defaults() Config {
 	return Config{
 		Source:   Source{Slot: "tuzhan_cdc", Publication: "tuzhan_cdc", WALBudget: 10 << 30},
-		Platform: Platform{Timeout: 10 * time.Second},
+		Platform: Platform{PointAPI: "increase", Timeout: 10 * time.Second, Encryption: Encryption{KeyEncoding: "utf8", Encoding: "base64"}},
 		Delivery: Delivery{
 			Concurrency: 4, PointConcurrency: 16,
 			MaxBatch: maxBatch, MaxBatchBytes: 1 << 20,

@@ -93,8 +93,10 @@ func (l *loader) file(n strict.Node) {
 		return // one problem is enough
 	}
 	l.source(fields["source"])
-	makesPoints := l.mappings(fields["mappings"], fields["mappingFiles"])
-	l.platform(fields["platform"], makesPoints)
+	point := l.platform(fields["platform"])
+	// Which fields a point has depends on platform.pointAPI.
+	l.cfg.Mappings.OpenPoints = l.cfg.Platform.PointAPI == "open"
+	l.pointPath(point, l.mappings(fields["mappings"], fields["mappingFiles"]))
 }
 
 // or gives the node where it is there and holds something that has a place, else the one around it.
@@ -113,18 +115,13 @@ func (l *loader) source(n strict.Node) {
 		entry{"slot", l.text(&s.Slot, checkSlot)},
 		entry{"publication", l.text(&s.Publication, checkPublication)},
 		entry{"timeZone", func(n strict.Node) { s.TimeZone = timeZone(n) }},
-		entry{"columnLists", func(n strict.Node) {
-			if on, ok := n.Bool(); ok && on {
-				n.Problem("columnLists: true is not supported by this version yet: take it out; all columns of the mapped tables are published")
-			}
-		}},
+		entry{"columnLists", func(n strict.Node) { set(&s.ColumnLists)(n.Bool()) }},
 		entry{"walBudget", l.size(&s.WALBudget, 1<<20, math.MaxInt64)},
+		entry{"heartbeat", l.duration(&s.Heartbeat)},
+		entry{"failover", func(n strict.Node) { set(&s.Failover)(n.Bool()) }},
 	)
 	if l.oneOf(or(n, l.root), fields, "source", "dsn", "dsnFile") && s.DSN.IsSet() {
-		if text, hint := checkDSN(s.DSN.Reveal()); text != "" {
-			at := or(fields["dsn"], fields["dsnFile"])
-			l.ps.AddHint(at, hint, "%s: %s", at.Key(), text)
-		}
+		l.checkDSN(or(fields["dsn"], fields["dsnFile"]), s.DSN)
 	}
 }
 
@@ -141,7 +138,8 @@ func (l *loader) oneOf(at strict.Node, fields map[string]strict.Node, name, a, b
 	return true
 }
 
-func (l *loader) platform(n strict.Node, makesPoints []pointMapping) {
+// platform reads the block, and gives the place where a path for points that is missing should stand; none where there is one.
+func (l *loader) platform(n strict.Node) (pointMissing strict.Node) {
 	p := &l.cfg.Platform
 	var point strict.Node
 	fields := block(n,
@@ -160,25 +158,33 @@ func (l *loader) platform(n strict.Node, makesPoints []pointMapping) {
 				entry{"token", l.address(&p.Paths.Token)},
 			)["point"]
 		}},
-		entry{"pointAPI", func(n strict.Node) {
-			if v, ok := n.Enum("increase", "open"); ok && v == "open" {
-				n.Problem("pointAPI: open is not supported by this version yet: want increase")
-			}
-		}},
+		entry{"pointAPI", func(n strict.Node) { set(&p.PointAPI)(n.Enum("increase", "open")) }},
 		entry{"timeout", l.duration(&p.Timeout)},
 		entry{"requestsPerSecond", func(n strict.Node) { set(&p.RequestsPerSecond)(n.Float(0, 100_000)) }},
-		notYet("encryption", "take it out; points are sent in clear, so switch \"secure data transfer\" off in the app"),
+		entry{"encryption", l.encryption},
 	)
 	at := or(n, l.root)
 	if fields["baseURL"].IsZero() {
 		l.ps.AddHint(at, "The public cloud's is https://integrate.rabbitpre.com.", "platform.baseURL is missing")
 	}
 	l.access(at, fields)
-	if paths := fields["paths"]; point.IsZero() && len(makesPoints) > 0 && (paths.IsZero() || paths.IsNull() || paths.IsMap()) {
-		m := makesPoints[0]
-		l.ps.AddHint(or(paths, at), "It is the path that the self-built app is configured with, or a whole URL.",
-			"platform.paths.point is missing: the mapping at %s:%d makes points", m.file, m.line)
+	if e := fields["encryption"]; p.PointAPI == "open" && p.Encryption.Algorithm != "" {
+		l.ps.AddHint(e, "Take encryption out, or pointAPI: open.", "encryption is for pointAPI: increase only: the platform's pages know no encrypted body of the open API")
 	}
+	if paths := fields["paths"]; point.IsZero() && (paths.IsZero() || paths.IsNull() || paths.IsMap()) {
+		return or(paths, at)
+	}
+	return strict.Node{}
+}
+
+// pointPath notes it where a path for points is missing and a mapping makes some.
+func (l *loader) pointPath(at strict.Node, makesPoints []pointMapping) {
+	if at.IsZero() || len(makesPoints) == 0 || l.cfg.Platform.PointAPI == "open" {
+		return
+	}
+	m := makesPoints[0]
+	l.ps.AddHint(at, "It is the path that the self-built app is configured with, or a whole URL.",
+		"platform.paths.point is missing: the mapping at %s:%d makes points", m.file, m.line)
 }
 
 // access checks that there is a token, or app id and secret, and not both.
@@ -250,11 +256,30 @@ func (l *loader) backoff(n strict.Node) {
 }
 
 func (l *loader) state(n strict.Node) {
-	block(n,
-		entry{"path", l.text(&l.cfg.State.Path, checkNotEmpty)},
-		notYet("dsn", "use path, a file on a disk that outlives the process"),
-		notYet("dsnFile", "use path, a file on a disk that outlives the process"),
+	s := &l.cfg.State
+	fields := block(n,
+		entry{"path", l.text(&s.Path, checkNotEmpty)},
+		entry{"dsn", l.secret(&s.DSN)},
+		entry{"dsnFile", l.secretFile(&s.DSN)},
 	)
+	dsn := or(fields["dsn"], fields["dsnFile"])
+	if dsn.IsZero() {
+		return
+	}
+	if !fields["path"].IsZero() {
+		l.ps.Add(dsn, "path and %s are both there: keep one of them", dsn.Key())
+	}
+	s.Path = ""
+	if l.oneOf(n, fields, "state", "dsn", "dsnFile") && s.DSN.IsSet() {
+		l.checkDSN(dsn, s.DSN)
+	}
+}
+
+// checkDSN notes what is wrong with a DSN that was read.
+func (l *loader) checkDSN(at strict.Node, dsn Secret) {
+	if text, hint := checkDSN(dsn.Reveal()); text != "" {
+		l.ps.AddHint(at, hint, "%s: %s", at.Key(), text)
+	}
 }
 
 func (l *loader) server(n strict.Node) {

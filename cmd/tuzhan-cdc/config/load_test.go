@@ -130,10 +130,12 @@ func TestFullFile(t *testing.T) {
 	want := &Config{
 		File: "testdata/full/pair.yaml",
 		Source: Source{DSN: NewSecret("postgres://cdc:p@db.example.com:5433/crm?sslmode=require"), Slot: "other_slot", Publication: "other_publication",
-			TimeZone: shanghai, WALBudget: 3 << 30},
+			TimeZone: shanghai, ColumnLists: true, WALBudget: 3 << 30, Heartbeat: 11 * time.Second, Failover: true},
 		Platform: Platform{BaseURL: "https://integrate.example.com/base", AppID: "an-app", AppSecret: NewSecret("s"),
 			Paths: Paths{Point: "https://points.example.com/increase?key=1", PointDecrease: "/points/decrease", Event: "/events",
 				GroupRelation: "/groups", Token: "/token"},
+			PointAPI: "increase", Encryption: Encryption{Algorithm: "sm4-cbc", Key: got.Platform.Encryption.Key, KeyEncoding: "hex",
+				IV: NewSecret("AAECAwQFBgcICQoLDA0ODw=="), IVEncoding: "base64", Encoding: "hex"},
 			Timeout: 7 * time.Second, RequestsPerSecond: 2.5},
 		Delivery: Delivery{Concurrency: 5, PointConcurrency: 17, MaxBatch: 499, MaxBatchBytes: 2 << 20, MaxPending: 20001, MaxPendingBytes: 9 << 20,
 			Backoff: Backoff{Initial: 300 * time.Millisecond, Max: 40 * time.Second}, GiveUpAfter: 24 * time.Hour, MaxDeadLetters: 10001},
@@ -144,6 +146,9 @@ func TestFullFile(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", got, want)
+	}
+	if key := got.Platform.Encryption.Key; key.Reveal() != "00112233445566778899aabbccddeeff" || key.File() != "testdata/full/secrets/data-key" {
+		t.Error("the key is another one")
 	}
 	if d := got.Source.Display(); d != "db.example.com:5433/crm" {
 		t.Error(d)
@@ -156,7 +161,8 @@ func TestFullFile(t *testing.T) {
 func TestSecretFilesAreFoundBesideTheFile(t *testing.T) {
 	cfg := loadFull(t, "token.yaml")
 	if cfg.Platform.Token.Reveal() != "token-from-a-file" || cfg.Platform.Token.File() != "testdata/full/secrets/token" ||
-		cfg.Source.DSN.Reveal() != "postgres://cdc:from-a-file@db.example.com:5433/crm" {
+		cfg.Source.DSN.Reveal() != "postgres://cdc:from-a-file@db.example.com:5433/crm" ||
+		cfg.State.DSN.Reveal() != "postgres://cdc:state-from-a-file@state.example.com:5432/connector" || cfg.State.Path != "" {
 		t.Errorf("%q %q", cfg.Platform.Token.Reveal(), cfg.Platform.Token.File())
 	}
 }

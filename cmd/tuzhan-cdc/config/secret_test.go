@@ -40,7 +40,9 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 	hexed := fmt.Sprintf("%x", hush)
 	cfg := defaults()
 	cfg.Source.DSN = NewSecret("postgres://cdc:" + hush + "@h/crm")
+	cfg.State.DSN = NewSecret("host=h dbname=state password=" + hush)
 	cfg.Platform.AppSecret, cfg.Platform.Token = NewSecret(hush), NewSecret(hush)
+	cfg.Platform.Encryption.Key, cfg.Platform.Encryption.IV = NewSecret(hush), NewSecret(hush)
 	cfg.Platform.Paths.Point = Address("https://points.example.com/increase?key=" + hush)
 	hidden := struct{ cfg Config }{cfg}
 	for name, v := range map[string]any{"secret": NewSecret(hush), "pointer": &cfg.Platform.Token, "config": cfg, "pointer to config": &cfg,

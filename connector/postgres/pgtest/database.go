@@ -30,8 +30,14 @@ const queryTimeout = 60 * time.Second
 // Database makes a fresh, empty database. When the test has ended it goes, with its slots and roles, whoever is still connected.
 func (s *Instance) Database(t testing.TB) *DB {
 	t.Helper()
+	return s.DatabaseWith(t, "")
+}
+
+// DatabaseWith is Database with options of CREATE DATABASE: "ENCODING 'EUC_CN' LOCALE 'C' TEMPLATE template0".
+func (s *Instance) DatabaseWith(t testing.TB, options string) *DB {
+	t.Helper()
 	db := &DB{server: s, name: s.databaseName(t.Name())}
-	if err := execute(s.DSN("postgres"), "CREATE DATABASE "+db.name); err != nil {
+	if err := execute(s.DSN("postgres"), "CREATE DATABASE "+db.name+" "+options); err != nil {
 		t.Fatalf("create database %s: %v", db.name, err)
 	}
 	t.Cleanup(func() {

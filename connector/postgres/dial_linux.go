@@ -1,0 +1,14 @@
+package postgres
+
+import (
+	"syscall"
+	"time"
+)
+
+// tcpUserTimeout is TCP_USER_TIMEOUT of linux/tcp.h (man 7 tcp), in milliseconds.
+const tcpUserTimeout = 18
+
+// limitUnacked has the system give up the connection when sent bytes stay unacknowledged for so long. A system that refuses does without.
+func limitUnacked(fd uintptr, d time.Duration) {
+	_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(d.Milliseconds()))
+}

@@ -225,9 +225,15 @@ func TestPauseAndResume(t *testing.T) {
 }
 
 // TestFailingMappingIsHeld: a mapping all of whose records keep failing is held after 100 of them, and the other one flows; `resume --mapping` brings
-// the rest.
+// the rest, or set-aside makes dead letters of it.
 func TestFailingMappingIsHeld(t *testing.T) {
 	t.Parallel()
+	for _, ended := range []string{"resume", "set-aside"} {
+		t.Run(ended, func(t *testing.T) { t.Parallel(); failingMapping(t, ended == "resume") })
+	}
+}
+
+func failingMapping(t *testing.T, resume bool) {
 	schema := `CREATE SCHEMA crm; CREATE TABLE crm.e(id int PRIMARY KEY, kind text)`
 	mappings := ""
 	for _, name := range []string{"bad", "good"} {
@@ -267,6 +273,16 @@ func TestFailingMappingIsHeld(t *testing.T) {
 	letters := len(r.letters("--class", "failing"))
 	if letters < 100 || letters == id/2 {
 		t.Errorf("%d dead letters of %d", letters, id/2)
+	}
+	if !resume {
+		if _, errs, code := r.run("deadletters", "set-aside", "--mapping", "bad"); code != 0 {
+			t.Errorf("set-aside: exit %d, %s", code, errs)
+		}
+		r.settled()
+		if got := r.sim.Count(platformsim.Event) + len(r.letters()); got != id {
+			t.Errorf("%d of %d records are applied or dead letters", got, id)
+		}
+		return
 	}
 	r.sim.ClearFaults(fault)
 	if _, errs, code := r.run("resume", "--mapping", "bad"); code != 0 {

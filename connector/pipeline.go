@@ -56,7 +56,8 @@ type Pipeline struct {
 	due       chan struct{} // enough changes are settled for a checkpoint
 	dueAt     atomic.Uint64
 
-	letters letterQueue
+	letters  letterQueue
+	lettered func(n int)
 
 	changes, skipped, records, mappingLetters atomic.Uint64
 
@@ -65,7 +66,7 @@ type Pipeline struct {
 	markedTransactions, markedChanges atomic.Uint64
 }
 
-// PipelineOptions are what a pipeline is made of. All fields are required.
+// PipelineOptions are what a pipeline is made of. All fields but MaxPerMinute and Lettered are required.
 type PipelineOptions struct {
 	Mapper Mapper
 	Store  Store
@@ -77,6 +78,8 @@ type PipelineOptions struct {
 	MaxPerMinute map[string]int
 	Alarms       *Alarms
 	Log          *slog.Logger
+	// Lettered, where it is set, is told how many dead letters of class mapping were stored that count for delivery.maxDeadLetters.
+	Lettered func(n int)
 }
 
 // NewPipeline makes a pipeline that goes on where o.Saved ended.
@@ -85,7 +88,7 @@ func NewPipeline(o PipelineOptions) *Pipeline {
 	p := &Pipeline{
 		mapper: o.Mapper, store: o.Store, alarms: o.Alarms, log: o.Log, lineage: cp.Lineage, mappings: o.Mappings,
 		known: o.Saved.Known, settledAt: map[RecordKey]bool{},
-		finished: make(chan struct{}), due: make(chan struct{}, 1),
+		finished: make(chan struct{}), due: make(chan struct{}, 1), lettered: o.Lettered,
 	}
 	for _, k := range cp.Partial {
 		p.settledAt[k] = true
@@ -391,10 +394,17 @@ func (p *Pipeline) storeLetters(ctx context.Context) error {
 				case <-time.After(wait):
 				}
 			}
+			counted := 0
 			for _, q := range batch {
+				if !q.letter.Uncounted {
+					counted++
+				}
 				p.log.Warn("dead letter", "class", q.letter.Class, "mapping", q.letter.Mapping, "table", q.letter.Table,
 					"position", q.letter.Position, "reason", q.letter.Reason)
 				q.change.settle(q.letter.RecordID)
+			}
+			if p.lettered != nil && counted > 0 {
+				p.lettered(counted)
 			}
 			p.letters.stored(len(batch))
 			p.checkDue()

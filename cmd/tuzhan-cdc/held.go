@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,8 +11,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
 )
 
 func setAsideCommand() *cobra.Command {
@@ -41,15 +44,16 @@ The running connector does it within a second or two; where none runs, the next 
 
 func resumeCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "resume", Short: "Lets a mapping go on that a brake holds", Args: noArgs,
-		Long: `Ends the hold of a mapping that a brake (maxPerMinute) has put on it: what was committed up to now is let through, however much it is, then the brake counts
-anew. A mapping that can't read its table is not let go: mend it and reload (kill -HUP), or give its changes up with
-deadletters set-aside.
+		Use: "resume", Short: "Ends a pause of delivery, and the hold that a brake has put on a mapping", Args: noArgs,
+		Long: `Ends a pause that too many dead letters or too many rejections have caused (delivery.maxDeadLetters, delivery.pauseWhenRejected), and the hold
+of mappings whose records kept failing, or that a brake (maxPerMinute) has put on them: what was committed up to now is let through, however much it is,
+then the brake counts anew. With --mapping it only ends the hold of that mapping. A mapping that can't read its table is not let go: mend it and reload
+(kill -HUP), or give its changes up with deadletters set-aside.
 
 The running connector does it within a second or two; where none runs, the next one does.`,
 		Example: "  tuzhan-cdc resume --mapping order-points",
 	}
-	name := c.Flags().String("mapping", "", "only this `mapping`; without it: all")
+	name := c.Flags().String("mapping", "", "only this `mapping`; without it: all, and a pause of delivery")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		err := ask(c, state.Request{What: state.RequestResume, Mapping: *name}, func(t connector.Track) bool { return t.Held != "" && t.Held != connector.HoldMisfit })
 		if err == nil {
@@ -89,11 +93,22 @@ func ask(c *cobra.Command, q state.Request, suits func(connector.Track) bool) er
 	switch {
 	case q.Mapping != "" && !slices.Contains(held, q.Mapping):
 		return fmt.Errorf("mapping %s is not held in a way that this ends; %s", q.Mapping, heldList(held))
-	case len(held) == 0:
+	case len(held) == 0 && (q.What != state.RequestResume || !mayBePaused(c.Context(), cfg)):
 		return fmt.Errorf("no mapping is held in a way that this ends; `tuzhan-cdc status` shows what is held, and why")
 	}
 	q.Created = time.Now()
 	return state.Ask(c.Context(), stateLocation(cfg), q)
+}
+
+// mayBePaused reports whether delivery is paused; true too where no running connector can be asked.
+func mayBePaused(ctx context.Context, cfg *config.Config) bool {
+	if cfg.Server.Listen == "" {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	s, err := status.Fetch(ctx, cfg.Server.Listen)
+	return err != nil || s.Paused
 }
 
 func heldList(names []string) string {

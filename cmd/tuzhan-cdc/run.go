@@ -171,7 +171,7 @@ func deliveryConfig(cfg *config.Config, shutdown time.Duration) delivery.Config 
 	d := cfg.Delivery
 	return delivery.Config{Concurrency: d.Concurrency, PointConcurrency: d.PointConcurrency, MaxBatch: d.MaxBatch, MaxBatchBytes: d.MaxBatchBytes,
 		MaxPending: d.MaxPending, MaxPendingBytes: d.MaxPendingBytes, BackoffInitial: d.Backoff.Initial, BackoffMax: d.Backoff.Max,
-		MaxDeadLetters: d.MaxDeadLetters, ShutdownTimeout: shutdown}
+		GiveUpAfter: d.GiveUpAfter, MaxDeadLetters: d.MaxDeadLetters, PauseWhenRejected: d.PauseWhenRejected, ShutdownTimeout: shutdown}
 }
 
 // timeZone is the zone of timestamps without one: the file's, else the database's.

@@ -127,9 +127,13 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		progress := p.pipeline.Progress()
 		s.Checkpoint = status.CheckpointOf(progress.Checkpoint)
 		stats := p.delivery.Stats()
-		s.Pending = status.Pending{Changes: progress.Open, Records: stats.Pending, Bytes: stats.PendingBytes}
+		s.Pending = status.Pending{Changes: progress.Open, Records: stats.Pending, Bytes: stats.PendingBytes, Failing: stats.Failing}
+		s.Paused = stats.Paused
 		if progress.Open > 0 {
 			s.Lag.Seconds = max(0, time.Since(progress.OldestTime).Seconds())
+			if h := p.delivery.Holdup(progress.Oldest); h != nil {
+				s.Holdup = (*status.Holdup)(h)
+			}
 		}
 		s.State = sourceState(p.source.Status().State)
 		s.HeldMappings = p.pipeline.HeldMappings()
@@ -258,6 +262,17 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 		line("checkpoint", "none yet")
 	}
 	line("pending", "%d changes, %d records, %s", s.Pending.Changes, s.Pending.Records, sizeText(int64(s.Pending.Bytes)))
+	if h := s.Holdup; h != nil {
+		answer := "no answer"
+		if h.HTTPStatus != 0 {
+			answer = strings.TrimSpace(fmt.Sprintf("HTTP %d %s", h.HTTPStatus, h.Code))
+		}
+		line("held up by", "a record of mapping %s, position %s: fails since %s, %d requests, the last one: %s", h.Mapping, h.Position,
+			h.Since.Local().Format(time.DateTime), h.Attempts, answer)
+	}
+	if s.Paused {
+		line("PAUSED", "delivery is paused: see the alarm below")
+	}
 	letters := make([]string, 0, len(connector.Classes))
 	for _, class := range connector.Classes {
 		letters = append(letters, fmt.Sprintf("%s %d", class, s.DeadLetters[class]))

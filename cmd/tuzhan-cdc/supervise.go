@@ -81,6 +81,8 @@ type prepared struct {
 	saved  *connector.Saved
 	// unfit are the mappings that the state knows and that can't read their tables now, with the reason.
 	unfit map[string]string
+	// resumed says that a command has ended whatever pauses delivery.
+	resumed bool
 }
 
 // prepare prepares the database, and brings the state in step with it and with the file.
@@ -110,6 +112,7 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 	if err != nil {
 		return nil, err
 	}
+	p.resumed = slices.ContainsFunc(requests, func(r state.Request) bool { return r.What == state.RequestResume && r.Mapping == "" })
 	gone := goneFrom(cfg.Mappings)
 	cp.Tracks = slices.DeleteFunc(slices.Clone(cp.Tracks), func(t connector.Track) bool { return gone(t.Mapping) })
 	orphans := connector.Orphans(saved.Known, func(k connector.RecordKey) bool { return gone(k.Mapping) }, "its mapping is gone from the file")
@@ -230,7 +233,8 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 			TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != ""}),
 		Mappings:     slices.Sorted(slices.Values(cfg.Mappings.Names())),
 		MaxPerMinute: cfg.Mappings.MaxPerMinute(),
-		Store:        parts.store, Saved: p.saved, Alarms: parts.alarms, Log: s.log})
+		Store:        parts.store, Saved: p.saved, Alarms: parts.alarms, Log: s.log,
+		Lettered: func(n int) { parts.delivery.Lettered(n) }})
 	for name, reason := range p.unfit {
 		// What a mapping can't read is set aside already, where that was asked for; what it can is sent.
 		if !slices.ContainsFunc(p.saved.Checkpoint.Tracks, func(t connector.Track) bool { return t.Mapping == name && t.SetAside }) {
@@ -238,7 +242,12 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 		}
 	}
 	parts.delivery = delivery.New(deliveryConfig(cfg, s.shutdown), delivery.Ports{Platform: client, Store: parts.store,
-		Settle: parts.pipeline.Settle, CountOpen: parts.store.Counted, Alarms: parts.alarms, Log: s.log}, p.saved.OpenLetters)
+		Settle: parts.pipeline.Settle, CountOpen: parts.store.Counted,
+		Hold:   func(mapping, reason string) { parts.pipeline.Hold(mapping, reason, connector.HoldFailing) },
+		Alarms: parts.alarms, Log: s.log}, p.saved.OpenLetters)
+	if p.resumed {
+		parts.delivery.Resume()
+	}
 	parts.source = postgres.NewSource(p.source, p.Prepared, parts.alarms, s.log)
 	s.view.set(&parts)
 	defer s.view.set(&s.parts)

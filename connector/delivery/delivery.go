@@ -2,12 +2,12 @@
 // aside as dead letters where that is all that is left.
 //
 // queue.go orders the records and fills batches; sender.go sends them and acts on the answers; endpoint.go knows whether an endpoint may be
-// used now. Everything shares one mutex; requests and writes to the store happen outside it.
+// used now; suspect.go tells an outage from a record that fails alone; pause.go stops all before the dead letters fill the store. Everything
+// shares one mutex; requests and writes to the store happen outside it.
 package delivery
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -26,10 +26,15 @@ type Config struct {
 	// MaxPending and MaxPendingBytes bound the records in memory that are not settled, and the bytes of their payloads: beyond either of
 	// them Room is not nil. One change's records may go over them.
 	MaxPending, MaxPendingBytes int
-	// BackoffInitial and BackoffMax bound the waits of an endpoint that is down; a wait is up to half longer or shorter.
+	// BackoffInitial and BackoffMax bound the waits of an endpoint that is down, and of a record that fails alone: with full jitter, each lies
+	// between 0 and a bound that doubles from the one to the other.
 	BackoffInitial, BackoffMax time.Duration
-	// MaxDeadLetters: with so many open ones nothing is sent until there are fewer.
+	// GiveUpAfter is how long a record may fail alone, while its endpoint takes others, before it is set aside.
+	GiveUpAfter time.Duration
+	// MaxDeadLetters: with more open ones delivery pauses.
 	MaxDeadLetters int
+	// PauseWhenRejected: delivery pauses too when more than half of 1,000 records in a row are rejected.
+	PauseWhenRejected bool
 	// ShutdownTimeout is how long requests in flight may take after Run's ctx has ended.
 	ShutdownTimeout time.Duration
 }
@@ -42,8 +47,10 @@ type Ports struct {
 	Settle func(*connector.Record)
 	// CountOpen counts the open dead letters in the store that count for MaxDeadLetters.
 	CountOpen func(context.Context) (int, error)
-	Alarms    *connector.Alarms
-	Log       *slog.Logger
+	// Hold has a mapping held, many of whose records failed alone. It must not block or call back.
+	Hold   func(mapping, reason string)
+	Alarms *connector.Alarms
+	Log    *slog.Logger
 }
 
 // Delivery implements connector.Deliverer. Make it with New. Safe for concurrent use.
@@ -54,12 +61,14 @@ type Delivery struct {
 	mu    sync.Mutex
 	queue *queue
 	// eager says that partly filled batches may go out: the source had nothing more to read, or there is no room to read it.
-	eager   bool
-	room    chan struct{} // not nil while there is no room; closed when there is
-	batches uint64
-	letters int  // open dead letters, as far as known
-	paused  bool // MaxDeadLetters is reached
-	counts  map[string]*Count
+	eager    bool
+	room     chan struct{} // not nil while there is no room; closed when there is
+	batches  uint64
+	requests uint64 // the number of the request that began last
+	pause    pause
+	counts   map[string]*Count
+	// failing records fail alone and are not settled; their payloads have failingBytes.
+	failing, failingBytes int
 }
 
 // Count is what became of one mapping's records in this process.
@@ -67,21 +76,30 @@ type Count struct {
 	Delivered uint64
 	// Letters counts the dead letters by class.
 	Letters map[connector.Class]uint64
+
+	inARow int // records that were set aside because they failed alone, since the last delivery
 }
 
 // New makes a Delivery; openLetters is the number of open dead letters in the store.
 func New(cfg Config, ports Ports, openLetters int) *Delivery {
-	d := &Delivery{cfg: cfg, ports: ports, queue: newQueue(), letters: openLetters, counts: map[string]*Count{}}
+	d := &Delivery{cfg: cfg, ports: ports, queue: newQueue(), pause: pause{open: openLetters, most: cfg.MaxDeadLetters}, counts: map[string]*Count{}}
 	for _, name := range []connector.Endpoint{connector.PointEndpoint, connector.PointDecreaseEndpoint,
 		connector.EventEndpoint, connector.GroupRelationEndpoint} {
 		e := &endpoint{name: name, most: cfg.MaxBatch, senders: cfg.Concurrency}
 		if e.takesPoints() {
 			e.most, e.senders = 1, cfg.PointConcurrency
 		}
+		e.limit = e.most
 		e.wake = make(chan struct{}, e.senders)
 		e.backoff = newBackoff(cfg.BackoffInitial, cfg.BackoffMax)
 		d.queue.ends[name] = e
+		ports.Alarms.Clear("delivery/" + name.String())
 	}
+	// What an earlier Delivery of this process has raised is not known to be so any more.
+	for _, key := range []string{lettersAlarm, rejectedAlarm, failingAlarm} {
+		ports.Alarms.Clear(key)
+	}
+	d.checkLetters()
 	return d
 }
 
@@ -117,10 +135,22 @@ func (d *Delivery) Submit(records []*connector.Record) {
 	d.eager = false
 	for _, r := range records {
 		e := d.queue.ends[r.Endpoint()]
-		if l := d.queue.add(r, e); l != nil && l.len() >= e.most {
+		if l := d.queue.add(r, e, nil); l != nil && (l.len() >= min(e.most, e.limit) || e.waits()) {
 			e.rouse()
 		}
 	}
+}
+
+// Resubmit takes a record that was a dead letter: it goes through the same order and limits, and passes a pause. done is called once, on a
+// sender, when it is delivered (nil), or was set aside again, with the letter, which is stored by nobody else. It is not called where ctx of Run
+// ends before. Who calls it keeps to Room.
+func (d *Delivery) Resubmit(r *connector.Record, done func(*connector.DeadLetter)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.queue.ends[r.Endpoint()]
+	d.queue.add(r, e, done)
+	d.eager = false
+	d.flush()
 }
 
 // Flush lets partly filled batches go out.
@@ -149,37 +179,58 @@ func (d *Delivery) Room() <-chan struct{} {
 	if !d.full() {
 		return nil
 	}
+	if d.pause.admits() {
+		return nil
+	}
 	if d.room == nil {
 		d.room = make(chan struct{})
+		d.relieve()
 	}
 	d.flush() // a batch that waits for more records would wait for ever
 	return d.room
 }
 
 func (d *Delivery) full() bool {
-	return d.queue.pending >= d.cfg.MaxPending || d.queue.pendingBytes >= d.cfg.MaxPendingBytes
+	return d.pause.letters || d.queue.pending >= d.cfg.MaxPending || d.queue.pendingBytes >= d.cfg.MaxPendingBytes
 }
 
-// settle takes items out of the queue, in their order in the request, and tells the pipeline.
-func (d *Delivery) settle(items []*item, delivered func(i int) bool) {
+// settle takes items out of the queue, in their order in the request, and tells the pipeline. letters are those that were set aside, the
+// others were delivered. It returns true.
+func (d *Delivery) settle(items []*item, letters map[*item]*connector.DeadLetter) bool {
 	d.mu.Lock()
 	var woken []*endpoint
-	for i, it := range items {
+	for _, it := range items {
 		woken = d.queue.settle(it, woken)
-		if delivered(i) {
-			d.count(it.rec.Mapping).Delivered++
+		if it.failure != nil && it.failure.alone {
+			d.cleared(it)
+		}
+		if letters[it] == nil {
+			c := d.count(it.rec.Mapping)
+			c.Delivered++
+			c.inARow = 0
 		}
 	}
+	d.pause.delivered(len(items) - len(letters))
 	for _, e := range woken {
 		e.rouse()
 	}
-	if d.room != nil && !d.full() {
-		close(d.room)
-		d.room = nil
-	}
+	d.openRoom()
 	d.mu.Unlock()
 	for _, it := range items {
-		d.ports.Settle(it.rec)
+		if it.retry != nil {
+			it.retry(letters[it])
+		} else {
+			d.ports.Settle(it.rec)
+		}
+	}
+	return true
+}
+
+// openRoom tells those who wait for room that there is some.
+func (d *Delivery) openRoom() {
+	if d.room != nil && (!d.full() || d.pause.admit) {
+		close(d.room)
+		d.room = nil
 	}
 }
 
@@ -190,30 +241,6 @@ func (d *Delivery) count(mapping string) *Count {
 		d.counts[mapping] = c
 	}
 	return c
-}
-
-// setAside stores dead letters and returns when they are on disk, or false when ctx ended before: then nothing is settled.
-func (d *Delivery) setAside(ctx context.Context, letters []*connector.DeadLetter) bool {
-	if !d.insist(ctx, "dead letters can't be stored", func() error { return d.ports.Store.SetAside(ctx, letters) }) {
-		return false
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, l := range letters {
-		d.count(l.Mapping).Letters[l.Class]++
-		attrs := []any{"class", l.Class, "mapping", l.Mapping, "table", l.Table, "position", l.Position, "reason", l.Reason}
-		if l.Answer != nil {
-			attrs = append(attrs, "httpStatus", l.Answer.HTTPStatus, "code", l.Answer.Code)
-		}
-		d.ports.Log.Warn("dead letter", attrs...)
-	}
-	if d.letters += len(letters); d.letters >= d.cfg.MaxDeadLetters && !d.paused {
-		d.paused = true
-		d.ports.Alarms.Raise("delivery/deadletters", fmt.Sprintf("delivery is paused: %d dead letters are open, delivery.maxDeadLetters is %d",
-			d.letters, d.cfg.MaxDeadLetters),
-			"look at them with `tuzhan-cdc deadletters list`, mend the cause, then raise delivery.maxDeadLetters and restart")
-	}
-	return true
 }
 
 // insist does what must not fail, again and again with backoff, until it is done or ctx ends.
@@ -241,41 +268,6 @@ func (d *Delivery) insist(ctx context.Context, what string, do func() error) boo
 	}
 }
 
-// lettersEvery is how often a delivery that is paused for its dead letters counts them again.
-const lettersEvery = 5 * time.Second
-
-// watchLetters ends the pause that too many dead letters caused when there are fewer.
-func (d *Delivery) watchLetters(ctx context.Context) {
-	tick := time.NewTicker(lettersEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		d.mu.Lock()
-		paused := d.paused
-		d.mu.Unlock()
-		if !paused {
-			continue
-		}
-		n, err := d.ports.CountOpen(ctx)
-		if err != nil {
-			continue // the pause stays, and with it its alarm
-		}
-		d.mu.Lock()
-		if d.letters = n; n < d.cfg.MaxDeadLetters {
-			d.paused = false
-			d.ports.Alarms.Clear("delivery/deadletters")
-			for _, e := range d.queue.ends {
-				e.rouse()
-			}
-		}
-		d.mu.Unlock()
-	}
-}
-
 // Stats is a snapshot of the delivery.
 type Stats struct {
 	// Pending records are submitted and not settled; PendingBytes are their payloads'.
@@ -284,15 +276,17 @@ type Stats struct {
 	Mappings map[string]Count
 	// Down are the endpoints that wait after a failure.
 	Down []string
-	// Paused says that MaxDeadLetters is reached.
+	// Paused says that delivery is paused: too many dead letters are open, or too many records were rejected.
 	Paused bool
+	// Failing is the number of records that fail alone.
+	Failing int
 }
 
 // Stats gives a snapshot. Safe for concurrent use.
 func (d *Delivery) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := Stats{Pending: d.queue.pending, PendingBytes: d.queue.pendingBytes, Mappings: map[string]Count{}, Paused: d.paused}
+	s := Stats{Pending: d.queue.pending, PendingBytes: d.queue.pendingBytes, Mappings: map[string]Count{}, Paused: d.pause.on(), Failing: d.failing}
 	for name, c := range d.counts {
 		letters := make(map[connector.Class]uint64, len(c.Letters))
 		for class, n := range c.Letters {
@@ -306,4 +300,35 @@ func (d *Delivery) Stats() Stats {
 		}
 	}
 	return s
+}
+
+// Holdup is a record that failed and is not settled.
+type Holdup struct {
+	Mapping  string
+	Position connector.Position
+	// Since is when it first failed, Attempts how many requests have carried it.
+	Since    time.Time
+	Attempts int
+	// HTTPStatus and Code are of the last answer; 0 and empty where none came.
+	HTTPStatus int
+	Code       string
+}
+
+// Holdup tells of a record of the change at p that failed and is not settled; nil where there is none. Safe for concurrent use; it looks
+// through all that is pending.
+func (d *Delivery) Holdup(p connector.Position) *Holdup {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var found *Holdup
+	see := func(it *item) {
+		if f := it.failure; f != nil && it.rec.Position == p && (found == nil || f.since.Before(found.Since)) {
+			found = &Holdup{Mapping: it.rec.Mapping, Position: p, Since: f.since, Attempts: int(it.attempts), HTTPStatus: f.answer.HTTPStatus, Code: f.answer.Code}
+		}
+	}
+	for _, l := range d.queue.lines {
+		for k := l.head; k != nil; k = k.next {
+			see(k.item)
+		}
+	}
+	return found
 }

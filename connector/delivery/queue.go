@@ -32,78 +32,117 @@ type link struct {
 	next *link
 }
 
-// item is a record on its way.
+// item is a record on its way. There are many: its size counts.
 type item struct {
 	rec    *connector.Record
 	lane   *lane
 	serial uint64
+	ready  uint64 // queue.serial when it became ready
 	links  []link
-	// blocked counts the lines in which another item stands before this one.
-	blocked int
-	taken   bool // in a request, or waiting in the sender's hands
 	// batch and covered: in how many lines the item before this one is in the batch being filled.
 	batch   uint64
-	covered int
-
-	attempts int
+	covered int32
+	// blocked counts the lines in which another item stands before this one.
+	blocked  int32
+	attempts int32
+	taken    bool // in a request, or waiting in a sender's hands or in a suspect
+	// failure is nil before the record's first failure.
+	failure *failure
+	// retry takes the end of a record that was a dead letter; nil: Ports.Settle does.
+	retry func(*connector.DeadLetter)
 }
 
 // laneKey says which records may share a request.
 type laneKey struct {
 	endpoint connector.Endpoint
 	envelope string
+	retry    bool // dead letters that are sent again: they pass a pause
 }
 
 // lane is the ready records of one endpoint and envelope, in the order in which they became ready; what came back from a failed
 // request stands before the others.
 type lane struct {
-	key   laneKey
-	end   *endpoint
-	back  []*item // returned ones, the next one last
-	ready []*item
-	head  int // index into ready
+	key laneKey
+	end *endpoint
+	// back came back from a request without fault of its own, the next one last; tried failed, as others did, in an outage.
+	back         []*item
+	tried, ready fifo
 	// alone: at most one record of a key in a request (group updates).
 	alone bool
+}
+
+// fifo is a queue of items.
+type fifo struct {
+	items []*item
+	head  int
+}
+
+func (f *fifo) len() int { return len(f.items) - f.head }
+
+func (f *fifo) push(it *item) { f.items = append(f.items, it) }
+
+func (f *fifo) pop() *item {
+	it := f.items[f.head]
+	f.items[f.head] = nil
+	if f.head++; f.head == len(f.items) {
+		f.items, f.head = f.items[:0], 0
+	} else if f.head > 1024 && f.head > len(f.items)/2 {
+		n := copy(f.items, f.items[f.head:])
+		clear(f.items[n:])
+		f.items, f.head = f.items[:n], 0
+	}
+	return it
 }
 
 func newQueue() *queue {
 	return &queue{lines: map[uint64]*line{}, lanes: map[laneKey]*lane{}, ends: map[connector.Endpoint]*endpoint{}}
 }
 
-func (l *lane) len() int { return len(l.back) + len(l.ready) - l.head }
+func (l *lane) len() int { return len(l.back) + l.tried.len() + l.ready.len() }
 
-func (l *lane) peek() *item {
-	if n := len(l.back); n > 0 {
-		return l.back[n-1]
+// untried counts the records that no outage has met.
+func (l *lane) untried() int { return len(l.back) + l.ready.len() }
+
+// source gives the queue that the next record comes from, or nil for back. A probe takes the ones that were tried last.
+func (l *lane) source(probe bool) *fifo {
+	switch {
+	case len(l.back) > 0:
+		return nil
+	case l.tried.len() > 0 && (!probe || l.ready.len() == 0):
+		return &l.tried
 	}
-	return l.ready[l.head]
+	return &l.ready
 }
 
-func (l *lane) pop() *item {
-	if n := len(l.back); n > 0 {
-		it := l.back[n-1]
-		l.back = l.back[:n-1]
-		return it
+func (l *lane) peek(probe bool) *item {
+	if f := l.source(probe); f != nil {
+		return f.items[f.head]
 	}
-	it := l.ready[l.head]
-	l.ready[l.head] = nil
-	if l.head++; l.head == len(l.ready) {
-		l.ready, l.head = l.ready[:0], 0
-	} else if l.head > 1024 && l.head > len(l.ready)/2 {
-		n := copy(l.ready, l.ready[l.head:])
-		clear(l.ready[n:])
-		l.ready, l.head = l.ready[:n], 0
+	return l.back[len(l.back)-1]
+}
+
+func (l *lane) pop(probe bool) *item {
+	if f := l.source(probe); f != nil {
+		return f.pop()
 	}
+	n := len(l.back) - 1
+	it := l.back[n]
+	l.back[n] = nil
+	l.back = l.back[:n]
 	return it
 }
 
-func (l *lane) push(it *item) { l.ready = append(l.ready, it) }
+// push takes an item that has become ready.
+func (q *queue) push(it *item) {
+	it.ready = q.serial
+	it.lane.ready.push(it)
+}
 
 // add takes a record and returns the lane in which it is ready, or nil where it has to wait for another.
-func (q *queue) add(rec *connector.Record, end *endpoint) *lane {
+func (q *queue) add(rec *connector.Record, end *endpoint, retry func(*connector.DeadLetter)) *lane {
 	q.serial++
-	it := &item{rec: rec, serial: q.serial, links: make([]link, len(rec.Keys))}
-	it.lane = q.lane(laneKey{rec.Endpoint(), rec.Envelope}, end, rec.OptType == "update")
+	it := &item{rec: rec, serial: q.serial, links: make([]link, len(rec.Keys)), retry: retry}
+	it.lane = q.lane(laneKey{rec.Endpoint(), rec.Envelope, retry != nil}, end, rec.OptType == "update")
 	for i, key := range rec.Keys {
 		ln := q.lines[key]
 		if ln == nil {
@@ -125,7 +164,7 @@ func (q *queue) add(rec *connector.Record, end *endpoint) *lane {
 	if it.blocked > 0 {
 		return nil
 	}
-	it.lane.push(it)
+	q.push(it)
 	return it.lane
 }
 
@@ -153,7 +192,7 @@ func (q *queue) settle(it *item, woken []*endpoint) []*endpoint {
 		}
 		next := k.next.item
 		if next.blocked--; next.blocked == 0 && !next.taken {
-			next.lane.push(next)
+			q.push(next)
 			woken = append(woken, next.lane.end)
 		}
 	}
@@ -161,30 +200,34 @@ func (q *queue) settle(it *item, woken []*endpoint) []*endpoint {
 }
 
 // giveBack returns items that a request carried and that are to be sent again, in the order in which they were taken: in front of all
-// others, or behind them (last). Those that are not at the head of their lines become ready when the ones before them are settled.
-func (q *queue) giveBack(items []*item, last bool) {
+// others, or among those that were tried. Those that are not at the head of their lines become ready when the ones before them are settled.
+func (q *queue) giveBack(items []*item, tried bool) {
+	for _, it := range items {
+		if it.taken = false; it.blocked == 0 && tried {
+			it.lane.tried.push(it)
+		}
+	}
+	if tried {
+		return
+	}
 	for i := len(items) - 1; i >= 0; i-- {
-		it := items[i]
-		it.taken = false
-		switch {
-		case it.blocked > 0:
-		case last:
-			it.lane.push(it)
-		default:
+		if it := items[i]; it.blocked == 0 {
 			it.lane.back = append(it.lane.back, it)
 		}
 	}
 }
 
 // take fills a batch from a lane: at most most records and maxBytes of payload (one record goes whatever its size).
-func (q *queue) take(l *lane, batch uint64, most, maxBytes int) []*item {
+func (q *queue) take(l *lane, batch uint64, most, maxBytes int, probe bool) []*item {
 	items := make([]*item, 0, min(most, l.len()))
 	bytes := 0
 	fits := func(it *item) bool {
 		return len(items) == 0 || (len(items) < most && bytes+len(it.rec.Payload)+1 <= maxBytes)
 	}
-	for l.len() > 0 && fits(l.peek()) {
-		it := l.pop()
+	// What was tried goes by itself: so nothing else is blamed when it fails again.
+	tried := l.len() > 0 && l.source(probe) == &l.tried
+	for l.len() > 0 && (l.source(probe) == &l.tried) == tried && fits(l.peek(probe)) {
+		it := l.pop(probe)
 		followers := []*item{it}
 		for len(followers) > 0 && fits(followers[0]) {
 			it := followers[0]
@@ -192,12 +235,36 @@ func (q *queue) take(l *lane, batch uint64, most, maxBytes int) []*item {
 			it.taken = true
 			items = append(items, it)
 			bytes += len(it.rec.Payload) + 1
-			if !l.alone && most > 1 {
+			if !l.alone && most > 1 && !tried {
 				followers = it.follow(l, batch, followers)
 			}
 		}
 	}
 	return items
+}
+
+// part gives those of the taken items that may share a request now; the rest has to wait for records that are not among them.
+func (q *queue) part(items []*item, batch uint64) (send, rest []*item) {
+	cover := func(it *item, n int32) int32 {
+		if it.batch != batch {
+			it.batch, it.covered = batch, 0
+		}
+		it.covered += n
+		return it.covered
+	}
+	for _, it := range items {
+		if cover(it, 0) < it.blocked {
+			rest = append(rest, it)
+			continue
+		}
+		send = append(send, it)
+		for i := range it.links {
+			if next := it.links[i].next; next != nil {
+				cover(next.item, 1)
+			}
+		}
+	}
+	return send, rest
 }
 
 // follow appends the items that may share the batch behind it.

@@ -10,10 +10,25 @@ import (
 
 // job is what a sender does next: a batch to send, or (no items) a probe that can't be applied.
 type job struct {
-	end   *endpoint
-	items []*item
-	probe bool
+	end     *endpoint
+	items   []*item
+	kind    kind
+	suspect *suspect // for part, alone and setAside
+	probe   bool     // the endpoint is down
+	trial   bool     // delivery is paused
 }
+
+// kind says where the items of a job come from.
+type kind uint8
+
+const (
+	fresh    kind = iota // a lane
+	doubted              // a suspect in doubt
+	part                 // half of a suspect that is at fault
+	alone                // a record that fails alone
+	setAside             // the same, to be set aside without another request
+	ask                  // none: the endpoint is asked whether it is there
+)
 
 // next waits for work on e. It returns false when ctx ended.
 func (d *Delivery) next(ctx context.Context, e *endpoint) (job, bool) {
@@ -41,115 +56,299 @@ func (d *Delivery) next(ctx context.Context, e *endpoint) (job, bool) {
 
 // look takes what e may send now. With no job, wait says when to look again; 0: when roused.
 func (d *Delivery) look(e *endpoint) (j *job, wait time.Duration) {
-	l := e.choose(e.most, d.queue.serial, patience)
-	if l == nil || d.paused {
+	if !e.waits() && !e.hasReady() {
 		return nil, 0
+	}
+	now := time.Now()
+	if d.pause.on() {
+		return d.lookPaused(e, now)
 	}
 	if e.down {
-		if e.probing {
-			return nil, 0
-		}
-		if wait := time.Until(e.retryAt); wait > 0 {
-			return nil, wait
-		}
-		e.probing = true
-		if e.takesPoints() && e.verdict == connector.Outage && e.refused < probesBeforePoint {
-			return &job{end: e, probe: true}, 0
-		}
-		return &job{end: e, probe: true, items: d.take(l, 1)}, 0
+		return d.lookDown(e, now)
 	}
-	if l.len() < e.most && !d.eager {
-		return nil, 0
+	if e.waits() {
+		if j, wait = d.lookSuspect(e, now, true); j != nil {
+			e.rouse() // for the next sender
+			return j, 0
+		}
 	}
-	j = &job{end: e, items: d.take(l, e.most)}
-	if e.hasReady() {
-		e.rouse() // for the next sender
+	most := min(e.most, e.limit)
+	l := e.choose(most, d.queue.serial, patience, nil)
+	if l == nil {
+		if len(e.doubt) > 0 && e.flying == 0 {
+			// Nobody is there to tell whether they are at fault: they have to do it themselves.
+			e.down, e.doubtful, e.since, e.retryAt = true, true, now, now
+			return d.lookDown(e, now)
+		}
+		return nil, wait
+	}
+	if l.len() < most && !d.eager {
+		return nil, wait
+	}
+	j = &job{end: e, items: d.take(l, most, false)}
+	if e.hasReady() || e.waits() {
+		e.rouse()
 	}
 	return j, 0
 }
 
-func (d *Delivery) take(l *lane, most int) []*item {
+// lookDown takes the probe of an endpoint that is down.
+func (d *Delivery) lookDown(e *endpoint, now time.Time) (j *job, wait time.Duration) {
+	if e.probing {
+		return nil, 0
+	}
+	l := e.chooseProbe()
+	if wait = e.retryAt.Sub(now); wait > 0 && !e.atOnce(l) {
+		return nil, wait
+	}
+	if e.fallen%askEvery == askEvery-1 && e.allTried() {
+		e.probing = true
+		return &job{end: e, kind: ask, probe: true}, 0
+	}
+	if e.takesPoints() && e.verdict == connector.Outage {
+		if !e.answered && e.refused < probesBeforePoint {
+			e.probing = true
+			return &job{end: e, probe: true}, 0
+		}
+		if wait = e.realAt.Sub(now); wait > 0 {
+			return nil, wait
+		}
+	}
+	if l == nil || l.untried() == 0 {
+		j = d.probeApart(e, &e.doubt)
+	}
+	if j == nil && l != nil {
+		j = &job{end: e, items: d.take(l, 1, true), probe: true}
+	}
+	if j == nil {
+		j = d.probeApart(e, &e.parts)
+	}
+	if j == nil {
+		j, wait = d.probeAlone(e, now)
+	}
+	if j != nil {
+		e.probing = true
+	}
+	return j, wait
+}
+
+// atOnce reports whether the first probe goes out without a wait: the endpoint may be well, and a record of the request that failed at fault.
+func (e *endpoint) atOnce(l *lane) bool {
+	return e.doubtful && (l != nil && l.untried() > 0 || e.fallen == 0 && len(e.doubt) > 0 && len(e.doubt[0].items) > 1)
+}
+
+func (d *Delivery) take(l *lane, most int, probe bool) []*item {
 	d.batches++
 	const frame = 64 // bytes of a request around envelope and payloads
-	return d.queue.take(l, d.batches, most, d.cfg.MaxBatchBytes-len(l.key.envelope)-frame)
+	return d.queue.take(l, d.batches, most, d.cfg.MaxBatchBytes-len(l.key.envelope)-frame, probe)
 }
 
-// do sends a job and acts on the answer. ctx says whether to begin anything new, tail lives on for what is in flight.
+// do does a job and notes that it is done. ctx says whether to begin anything new, tail lives on for what is in flight.
 func (d *Delivery) do(ctx, tail context.Context, j job) {
-	if len(j.items) == 0 {
-		a := d.ports.Platform.Probe(tail, j.end.name)
-		d.mu.Lock()
-		j.end.probing = false
-		if a.Verdict == connector.Outage {
-			j.end.refused++
+	began := time.Now()
+	switch {
+	case j.kind == setAside:
+		d.giveUp(tail, j)
+	case j.kind == ask:
+		d.askEndpoint(tail, j.end)
+	case len(j.items) == 0:
+		d.probePoints(tail, j.end)
+	default:
+		d.deliver(ctx, tail, j)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := j.end
+	if j.probe {
+		e.probing = false
+		e.rouse()
+	}
+	if j.trial {
+		d.pause.tried(time.Now().Add(d.cfg.BackoffMax))
+		d.rouse()
+	}
+	if j.kind == part || j.kind == alone {
+		e.busy--
+		if e.senders == 1 {
+			e.notBefore = time.Now().Add(3 * time.Since(began))
 		}
-		d.mu.Unlock()
-		d.note(j.end, a, true)
+		e.rouse()
+	}
+	if len(e.doubt) > 0 {
+		e.rouse()
+	}
+}
+
+// probePoints asks an endpoint for points whether it is back, with a request that can't be applied. Where it answers, one real point is next.
+func (d *Delivery) probePoints(tail context.Context, e *endpoint) {
+	a := d.ports.Platform.Probe(tail, e.name)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if isTaken(a) {
+		e.answered, e.refused, e.retryAt = true, 0, time.Now()
 		return
 	}
-	d.deliver(ctx, tail, j.end, j.items, j.probe)
-	if j.probe {
-		d.mu.Lock()
-		j.end.probing = false
-		d.mu.Unlock()
-		j.end.rouse()
+	if a.Verdict == connector.Outage {
+		e.refused++
+		e.doubtful = false
+		d.acquit(e)
 	}
+	d.failed(e, a, true)
 }
 
-// deliver sends items as one request and acts on the answer; a rejected batch is halved until the culprits stand alone. It
-// returns false when the endpoint takes nothing now; each of the items is then settled or back in the queue (but for a store that
-// failed until the end: then they come again after the next start).
+// deliver sends a job's items as one request and acts on the answer; a rejected batch is halved until the culprits stand alone. It
+// returns false when the endpoint takes nothing more now; each of the items is then settled, kept apart or back in the queue (but for a store
+// that failed until the end: then they come again after the next start).
 //
 // The halves go one after the other on this sender, so that the order of a customer's records holds across them.
-func (d *Delivery) deliver(ctx, tail context.Context, e *endpoint, items []*item, probe bool) bool {
+func (d *Delivery) deliver(ctx, tail context.Context, j job) bool {
+	e, items := j.end, j.items
 	if e.takesPoints() && (!d.intend(ctx, tail, items) || ctx.Err() != nil) {
 		d.void(items) // whatever is on disk: nothing left
 		d.giveBack(items, false)
 		return false
 	}
+	stranger := j.kind == fresh && items[0].failure == nil
 	req := &connector.Request{Endpoint: e.name, Envelope: items[0].lane.key.envelope, Records: make([]*connector.Record, len(items))}
+	d.mu.Lock()
 	for i, it := range items {
 		req.Records[i] = it.rec
 		it.attempts++
 	}
+	d.requests++
+	number := d.requests
+	e.flying++
+	d.mu.Unlock()
 	a := d.ports.Platform.Send(tail, req)
-	d.note(e, a, probe)
 	switch a.Verdict {
 	case connector.Delivered:
+		d.taken(j, number, true)
 		d.outcome(items)
-		d.settle(items, func(int) bool { return true })
-		return true
+		return d.settle(items, nil)
 	case connector.Partly:
-		return d.partly(tail, items, a)
-	case connector.Rejected, connector.TooBig:
-		if len(items) == 1 {
-			return d.letter(tail, items, connector.ClassRejected, a, "the platform refused this record alone")
-		}
-		return d.split(ctx, tail, e, items)
-	}
-	if e.takesPoints() && !a.NotApplied {
-		if !items[0].rec.Resend {
-			d.letter(tail, items, connector.ClassUncertain, a,
-				"the request left and no answer told whether the point was applied: look the customer's points up on the platform")
+		d.taken(j, number, false)
+		if j.trial && len(a.Failed) == len(items) {
+			d.giveBack(items, true)
 			return false
 		}
-	} else {
+		return d.partly(tail, items, a)
+	case connector.Rejected, connector.TooBig:
+		d.taken(j, number, false)
+		switch {
+		case len(items) > 1:
+			return d.split(ctx, tail, j)
+		case j.trial && a.NotApplied:
+			d.void(items)
+			d.giveBack(items, true)
+			return false
+		}
+		return d.letter(tail, items[0], connector.ClassRejected, a, "the platform refused this record alone")
+	}
+	return d.refused(tail, j, a, stranger)
+}
+
+// refused acts on an answer that is no verdict on the records, or not surely.
+func (d *Delivery) refused(tail context.Context, j job, a connector.Answer, stranger bool) bool {
+	e, items := j.end, j.items
+	uncertain := e.takesPoints() && !a.NotApplied
+	if !uncertain {
 		d.void(items)
 	}
-	d.giveBack(items, probe)
+	aside := uncertain && !items[0].rec.Resend
+	blames := blamesRecord(a)
+	d.mu.Lock()
+	apart := j.kind == part || j.kind == alone || e.failedBefore(items)
+	e.flying--
+	switch {
+	case aside && !e.down && blames:
+		e.accused = items[0].rec.Mapping
+	case j.probe && stranger:
+		e.doubtful = false
+	}
+	if uncertain && j.probe {
+		e.realWait = min(max(2*e.realWait, d.cfg.BackoffInitial), d.cfg.BackoffMax)
+		if !e.answered {
+			e.realWait = d.cfg.BackoffMax
+		}
+		e.refused, e.answered, e.realAt = 0, false, time.Now().Add(e.realWait)
+	}
+	// What is kept apart takes its endpoint down no more: it is expected to fail. Nor does it keep it down where nothing else is there.
+	switch {
+	case !blames || !apart || j.probe && (j.kind != alone || e.waitsForMore()):
+		d.failed(e, a, j.probe)
+	case j.probe:
+		d.mend(e)
+	}
+	if !aside {
+		if blames {
+			d.suspected(j, a, stranger)
+		} else {
+			d.unblamed(j)
+		}
+	}
+	d.mu.Unlock()
+	if aside {
+		d.letter(tail, items[0], connector.ClassUncertain, a,
+			"the request left and no answer told whether the point was applied: look the customer's points up on the platform")
+	}
 	return false
 }
 
+// taken notes that the endpoint has taken a request, whatever it said of the records; whole: all of them were delivered.
+func (d *Delivery) taken(j job, number uint64, whole bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := j.end
+	e.flying--
+	if e.accused != "" && e.doubtful {
+		d.givenUp(e.accused)
+	}
+	e.accused = ""
+	e.convict(number)
+	if whole && j.trial {
+		d.endPause()
+	}
+	if whole && len(j.items) >= e.limit && e.limit < e.most {
+		e.limit = min(e.most, e.limit+max(1, e.limit/8))
+	}
+	d.mend(e)
+	if len(e.parts) > 0 {
+		e.rouse()
+	}
+}
+
+// mend notes that an endpoint is up.
+func (d *Delivery) mend(e *endpoint) {
+	if e.mend(time.Now()) {
+		d.ports.Alarms.Clear("delivery/" + e.name.String())
+		e.rouseAll()
+	}
+}
+
+// failed notes that an endpoint takes nothing now, and tells the operator unless one record may be to blame.
+func (d *Delivery) failed(e *endpoint, a connector.Answer, probe bool) {
+	e.fail(a, time.Now(), probe)
+	if probe || !e.doubtful {
+		text, cure := explain(e, a)
+		d.ports.Alarms.Raise("delivery/"+e.name.String(), text, cure)
+	}
+	e.rouse() // someone has to wait for retryAt
+}
+
 // split delivers the halves of a batch that was refused as a whole.
-func (d *Delivery) split(ctx, tail context.Context, e *endpoint, items []*item) bool {
-	half := len(items) / 2
-	for _, part := range [][2]int{{0, half}, {half, len(items)}} {
-		if ctx.Err() != nil {
-			d.giveBack(items[part[0]:], false)
+func (d *Delivery) split(ctx, tail context.Context, j job) bool {
+	items, half := j.items, len(j.items)/2
+	kind := fresh
+	if j.kind == part {
+		kind = part // and its suspect: what fails there has failed since that did
+	}
+	for _, side := range [][2]int{{0, half}, {half, len(items)}} {
+		if ctx.Err() != nil || d.stopped(j) {
+			d.giveBack(items[side[0]:], false)
 			return false
 		}
-		if !d.deliver(ctx, tail, e, items[part[0]:part[1]], false) {
-			d.giveBack(items[part[1]:], false)
+		if !d.deliver(ctx, tail, job{end: j.end, items: items[side[0]:side[1]], kind: kind, suspect: j.suspect}) {
+			d.giveBack(items[side[1]:], false)
 			return false
 		}
 	}
@@ -158,26 +357,17 @@ func (d *Delivery) split(ctx, tail context.Context, e *endpoint, items []*item) 
 
 // partly sets aside the records that the platform names as failed and settles all, in their order.
 func (d *Delivery) partly(tail context.Context, items []*item, a connector.Answer) bool {
-	letters := make([]*connector.DeadLetter, len(a.Failed))
-	failed := map[int]bool{}
-	for i, f := range a.Failed {
-		failed[f] = true
-		letters[i] = letterOf(items[f], connector.ClassRejected, a, "the platform imported the batch but for this record")
+	letters := make(map[*item]*connector.DeadLetter, len(a.Failed))
+	for _, f := range a.Failed {
+		letters[items[f]] = letterOf(items[f], connector.ClassRejected, a, "the platform imported the batch but for this record")
 	}
-	if !d.setAside(tail, letters) {
-		return false
-	}
-	d.settle(items, func(i int) bool { return !failed[i] })
-	return true
+	return d.setAside(tail, letters) && d.settle(items, letters)
 }
 
 // letter sets one record aside and settles it.
-func (d *Delivery) letter(tail context.Context, items []*item, class connector.Class, a connector.Answer, reason string) bool {
-	if !d.setAside(tail, []*connector.DeadLetter{letterOf(items[0], class, a, reason)}) {
-		return false
-	}
-	d.settle(items, func(int) bool { return false })
-	return true
+func (d *Delivery) letter(tail context.Context, it *item, class connector.Class, a connector.Answer, reason string) bool {
+	letters := map[*item]*connector.DeadLetter{it: letterOf(it, class, a, reason)}
+	return d.setAside(tail, letters) && d.settle([]*item{it}, letters)
 }
 
 func letterOf(it *item, class connector.Class, a connector.Answer, reason string) *connector.DeadLetter {
@@ -185,7 +375,7 @@ func letterOf(it *item, class connector.Class, a connector.Answer, reason string
 	if a.Err != nil {
 		answer.Error = a.Err.Error()
 	}
-	return it.rec.Letter(class, reason, answer, it.attempts)
+	return it.rec.Letter(class, reason, answer, int(it.attempts))
 }
 
 // intend has the intents of points on disk before they leave; false when ctx ended first, and then they may be there or not.
@@ -209,59 +399,42 @@ func (d *Delivery) outcome(items []*item) {
 // void takes back the intents of points that were surely not applied.
 func (d *Delivery) void(items []*item) {
 	for _, it := range items {
-		if it.rec.Kind == connector.Point {
+		if it.rec.Kind == connector.Point && (it.failure == nil || !it.failure.uncertain) {
 			d.ports.Store.Outcome(it.rec.RecordID, false)
 		}
 	}
 }
 
-// giveBack returns items to the queue; last lets others go first.
-func (d *Delivery) giveBack(items []*item, last bool) {
+// giveBack returns items to the queue: in front of the others, or among those that were tried.
+func (d *Delivery) giveBack(items []*item, tried bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.queue.giveBack(items, last)
+	d.queue.giveBack(items, tried)
 	for _, it := range items {
 		it.lane.end.rouse()
 	}
 }
 
-// note lets an endpoint know how it fares, and the operator too.
-func (d *Delivery) note(e *endpoint, a connector.Answer, probe bool) {
-	key := "delivery/" + e.name.String()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	switch a.Verdict {
-	case connector.Delivered, connector.Partly, connector.Rejected, connector.TooBig:
-		if e.mend() {
-			d.ports.Alarms.Clear(key)
-			for range e.senders {
-				e.rouse()
-			}
-		}
-		return
-	}
-	e.fail(a, time.Now(), probe)
-	text, cure := explain(e, a)
-	d.ports.Alarms.Raise(key, text, cure)
-	e.rouse() // someone has to wait for retryAt
-}
-
 // explain says in plain words why an endpoint is down, and what to do.
 func explain(e *endpoint, a connector.Answer) (text, cure string) {
 	what := fmt.Sprintf("the platform's endpoint %s (platform.paths.%s)", e.name, e.name)
-	said := fmt.Sprintf("HTTP %d, code %q", a.HTTPStatus, a.Code)
-	if a.Err != nil {
-		said = a.Err.Error()
-	}
 	switch a.Verdict {
 	case connector.TokenRefused:
-		return what + " refuses the token, a fresh one too: " + said,
+		return what + " refuses the token, a fresh one too: " + said(a),
 			"check platform.appID and appSecret (or token) with `tuzhan-cdc check`; delivery goes on by itself when the token is taken"
 	case connector.SetupWrong:
-		return what + " refuses the set-up: " + said,
+		return what + " refuses the set-up: " + said(a),
 			"check platform.baseURL, platform.paths and the app's rights with `tuzhan-cdc check`; nothing is lost, changes wait"
 	case connector.SlowDown:
-		return what + " asks to slow down: " + said, "nothing to do; or set platform.requestsPerSecond"
+		return what + " asks to slow down: " + said(a), "nothing to do; or set platform.requestsPerSecond"
 	}
-	return what + " is not to be reached or fails: " + said, "nothing to do here: changes wait in PostgreSQL and delivery goes on by itself"
+	return what + " is not to be reached or fails: " + said(a), "nothing to do here: changes wait in PostgreSQL and delivery goes on by itself"
+}
+
+// said tells of an answer without what may quote a record.
+func said(a connector.Answer) string {
+	if a.Err != nil {
+		return a.Err.Error()
+	}
+	return fmt.Sprintf("HTTP %d, code %q", a.HTTPStatus, a.Code)
 }

@@ -34,6 +34,10 @@ type Snapshot struct {
 	// Checkpoint is the one on disk; nil before the first.
 	Checkpoint *Checkpoint `json:"checkpoint"`
 	Pending    Pending     `json:"pending"`
+	// Holdup is the record that holds the checkpoint because it failed; nil where none does.
+	Holdup *Holdup `json:"holdup"`
+	// Paused says that delivery is paused: too many dead letters are open, or too many records were rejected.
+	Paused bool `json:"paused"`
 	// DeadLetters are the open ones by class, every class named.
 	DeadLetters map[connector.Class]int `json:"deadLetters"`
 	// Held are the mappings that stand still; HeldMappings tells of them and of those that work off what came meanwhile.
@@ -93,6 +97,20 @@ type Pending struct {
 	Changes int `json:"changes"`
 	Records int `json:"records"`
 	Bytes   int `json:"bytes"`
+	// Failing records fail alone while their endpoints take others.
+	Failing int `json:"failing"`
+}
+
+// Holdup is a record that failed and is not settled, so that the checkpoint can't pass its change.
+type Holdup struct {
+	Mapping  string             `json:"mapping"`
+	Position connector.Position `json:"position"`
+	// Since is when it first failed, Attempts how many requests have carried it.
+	Since    time.Time `json:"since"`
+	Attempts int       `json:"attempts"`
+	// HTTPStatus and Code are of the last answer; 0 and empty where none came.
+	HTTPStatus int    `json:"httpStatus"`
+	Code       string `json:"code,omitempty"`
 }
 
 // Skipped counts the transactions that began with the skip marker, and their changes.

@@ -153,6 +153,8 @@ type Delivery struct {
 	GiveUpAfter time.Duration
 	// MaxDeadLetters is how many may be open before delivery pauses. 1 or more; default 10,000.
 	MaxDeadLetters int
+	// PauseWhenRejected pauses delivery when more than half of 1,000 records in a row are rejected. Default true.
+	PauseWhenRejected bool
 }
 
 // Backoff bounds the waits of an endpoint that is down: they double from Initial to Max, and there is no end to them.
@@ -201,7 +203,7 @@ func defaults() Config {
 			MaxPending: 20_000, MaxPendingBytes: 8 << 20,
 			Backoff:        Backoff{Initial: 200 * time.Millisecond, Max: 30 * time.Second},
 			GiveUpAfter:    15 * time.Minute,
-			MaxDeadLetters: 10_000,
+			MaxDeadLetters: 10_000, PauseWhenRejected: true,
 		},
 		State:  State{Path: "./tuzhan-cdc.db"},
 		Server: Server{Listen: "127.0.0.1:9642"},

@@ -239,6 +239,7 @@ func (l *loader) delivery(n strict.Node) {
 		entry{"backoff", l.backoff},
 		entry{"giveUpAfter", l.duration(&d.GiveUpAfter)},
 		entry{"maxDeadLetters", l.count(&d.MaxDeadLetters, math.MaxInt32)},
+		entry{"pauseWhenRejected", func(n strict.Node) { set(&d.PauseWhenRejected)(n.Bool()) }},
 	)
 }
 

@@ -114,18 +114,21 @@ func (cp *Checkpoint) Resume(mapping string, now LSN) []string {
 }
 
 // SetAside makes dead letters of what held mappings wait with, and names them. Of a mapping that can't read its table: all that it can't read, later
-// changes too, until it is mended; else what was committed before now, the server's WAL end, and later changes flow again. As Resume does, it
-// replaces cp's slices.
+// changes too, until it is mended; else, and where it still works off what Resume let through, what was committed before now, the server's WAL end,
+// and later changes flow again. As Resume does, it replaces cp's slices.
 func (cp *Checkpoint) SetAside(mapping string, now LSN) []string {
 	var done []string
-	tracks := slices.Clone(cp.Tracks)
-	for i := range tracks {
-		if t := &tracks[i]; (mapping == "" || t.Mapping == mapping) && !t.braked() {
+	cp.Tracks, cp.Brakes = slices.Clone(cp.Tracks), slices.Clone(cp.Brakes)
+	for i := range cp.Tracks {
+		if t := &cp.Tracks[i]; (mapping == "" || t.Mapping == mapping) && !t.braked() {
 			t.SetAside = true
+			// It was let through (Resume), and works that off.
+			if j := slices.IndexFunc(cp.Brakes, func(b Brake) bool { return b.Mapping == t.Mapping && b.Freed >= t.Since.Commit }); j >= 0 {
+				cp.Brakes[j].GivenUp = max(cp.Brakes[j].GivenUp, now)
+			}
 			done = append(done, t.Mapping)
 		}
 	}
-	cp.Tracks = tracks
 	return append(done, cp.letGo(mapping, func(b *Brake) { b.GivenUp = max(b.GivenUp, now) })...)
 }
 

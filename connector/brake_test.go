@@ -297,3 +297,16 @@ func TestCapBrakes(t *testing.T) {
 		t.Errorf("%+v", b)
 	}
 }
+
+// TestSetAsideAfterResume: what a mistaken resume let through, and is not delivered yet, can still be set aside.
+func TestSetAsideAfterResume(t *testing.T) {
+	cp := &Checkpoint{Flush: 5, Settled: Position{30, 0}, Tracks: []Track{{Mapping: "h", Since: Position{10, 0}, Settled: Position{5, 0}, Held: HoldBrake, Reason: "too many"}}}
+	cp.Resume("h", 100)
+	if named := cp.SetAside("h", 110); len(named) != 1 || len(cp.Brakes) != 1 || cp.Brakes[0].GivenUp != 110 {
+		t.Errorf("named %v, %+v", named, cp)
+	}
+	mended := &Checkpoint{Flush: 5, Tracks: []Track{{Mapping: "h", Since: Position{10, 0}}}, Brakes: []Brake{{Mapping: "h", Freed: 9}}}
+	if mended.SetAside("h", 110); mended.Brakes[0].GivenUp != 0 || !mended.Tracks[0].SetAside {
+		t.Errorf("of a mapping that could not read its table only what it can't read is set aside: %+v", mended)
+	}
+}

@@ -229,21 +229,27 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 // passKnown takes out of p.out what the state knows to be settled, and turns points whose intent has no outcome into dead letters
 // of class uncertain (unless their mapping wants them sent again). It returns the settled ones.
 func (p *Pipeline) passKnown() (done []RecordKey) {
+	settled := func(k RecordKey) bool { return p.settledAt[k] || p.known[k] == Applied || p.known[k] == Lettered }
 	records := p.out.Records[:0]
 	for _, r := range p.out.Records {
 		key := r.Key()
-		known := p.known[key]
-		delete(p.known, key)
+		whole := key
+		whole.Number = WholeChange
 		switch {
-		case p.settledAt[key], known == Applied, known == Lettered:
-			delete(p.settledAt, key)
+		case settled(key):
 			done = append(done, key)
-		case known == Intended && !r.Resend:
+		case settled(whole):
+			if !slices.Contains(done, whole) {
+				done = append(done, whole)
+			}
+		case p.known[key] == Intended && !r.Resend:
 			p.out.Letters = append(p.out.Letters, r.Letter(ClassUncertain,
 				"the connector stopped between sending this point and reading the answer: it may or may not have been applied", nil, 1))
 		default:
 			records = append(records, r)
 		}
+		delete(p.known, key)
+		delete(p.settledAt, key)
 	}
 	p.out.Records = records
 	letters := p.out.Letters[:0]
@@ -253,7 +259,7 @@ func (p *Pipeline) passKnown() (done []RecordKey) {
 			l.Class = ClassUncertain // not to be mapped again: that might give the point twice
 			l.Reason = "the connector stopped between sending this point and reading the answer: it may or may not have been applied; and now " + l.Reason
 		}
-		if l.Class == ClassMapping && (p.settledAt[key] || p.known[key] == Lettered) {
+		if l.Class == ClassMapping && settled(key) {
 			done = append(done, key)
 			continue
 		}

@@ -305,3 +305,50 @@ func TestAlarmsRepeat(t *testing.T) {
 		}
 	})
 }
+
+// outputs maps each change to what make says.
+type outputs func(id RecordID, out *Output)
+
+func (make outputs) Map(c *Change, _ Part, out *Output) {
+	make(RecordID{Mapping: "m", Position: c.Position, CommitTime: c.CommitTime}, out)
+}
+
+// TestEditedMappingMeetsKnownRecords: a mapping was edited between two runs, and now fails for a change of which the first has delivered records.
+func TestEditedMappingMeetsKnownRecords(t *testing.T) {
+	whole := key("m", 10, WholeChange)
+	for name, c := range map[string]struct {
+		known   map[RecordKey]Known
+		partial []RecordKey
+		kind    Kind
+		number  int
+		letter  bool // now it is a letter, else two records
+		letters int
+		records int
+		settled bool
+	}{
+		"the point was applied":           {known: map[RecordKey]Known{key("m", 10, 0): Applied}, kind: Point, letter: true, settled: true},
+		"one of two records was settled":  {partial: []RecordKey{key("m", 10, 0)}, kind: GroupRelation, number: WholeChange, letter: true, letters: 1},
+		"the change is a letter already":  {partial: []RecordKey{whole}, kind: GroupRelation, number: WholeChange, letter: true, settled: true},
+		"it was a letter, now it maps":    {known: map[RecordKey]Known{whole: Lettered}, kind: GroupRelation, settled: true},
+		"nothing is known of the records": {known: map[RecordKey]Known{key("m", 20, WholeChange): Lettered}, kind: GroupRelation, records: 2},
+	} {
+		s := newSession(&Checkpoint{Flush: 5})
+		s.Pipeline = NewPipeline(PipelineOptions{Saved: &Saved{Checkpoint: &Checkpoint{Flush: 5, Partial: c.partial}, Known: c.known}, Alarms: s.alarms, Log: s.log,
+			Mapper: outputs(func(id RecordID, out *Output) {
+				if c.letter {
+					id.Number = c.number
+					out.Letters = append(out.Letters, &DeadLetter{RecordID: id, Class: ClassMapping, Kind: c.kind})
+					return
+				}
+				for id.Number = range 2 {
+					out.Records = append(out.Records, &Record{RecordID: id, Kind: c.kind})
+				}
+			})})
+		s.deliverer = s.hand
+		s.transaction(t, 10, "m")
+		letters := s.letters.take()
+		if len(letters) != c.letters || len(s.hand.open) != c.records || (s.checkpoint().Settled == Position{10, 0}) != c.settled {
+			t.Errorf("%s: %d letters, %d records, checkpoint %+v", name, len(letters), len(s.hand.open), s.checkpoint())
+		}
+	}
+}

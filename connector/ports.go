@@ -69,8 +69,8 @@ type Output struct {
 	// another type, or the replica identity did not carry an old column that the mapping came to. The mapping is held, or the letters are stored, as
 	// the pipeline decides.
 	Misfits []*DeadLetter
-	// Fits counts the mappings that the change shows to be able to read the table, wanted or not: those that read old columns only where the change
-	// has them.
+	// Fits counts the mappings that the change shows to be able to read the table, wanted or not: those that read old columns only where the table's
+	// replica identity carries them.
 	Fits int
 }
 

@@ -44,8 +44,12 @@ type RecordID struct {
 	Mapping    string
 	Position   Position
 	CommitTime time.Time // in UTC, to the microsecond; compare with Equal or as UnixMicro
-	Number     int
+	// Number counts from 0. A dead letter of class mapping has WholeChange where the mapping may make several records of a change.
+	Number int
 }
+
+// WholeChange is the Number of a dead letter that stands for all records that a mapping makes of a change.
+const WholeChange = -1
 
 // Record is one payload that a mapping made from one change.
 //

@@ -167,7 +167,9 @@ func (p *Pipeline) advanceTracks(lsn LSN) {
 		// The others' records of the stretch must be settled too: a change that comes again goes through all mappings.
 		if t.tracker.opened() == 0 && (!open || oldest.Compare(t.Until) >= 0) {
 			p.log.Info("mapping has caught up", "mapping", t.Mapping, "since", t.Since, "until", t.Until)
-			p.alarms.Clear("held/" + t.Mapping)
+			if !slices.ContainsFunc(p.tracks, func(o *track) bool { return o != t && o.Mapping == t.Mapping && (o.Held != "" || o.SetAside) }) {
+				p.alarms.Clear("held/" + t.Mapping)
+			}
 			p.tracker.inherit(t.tracker)
 			return true
 		}

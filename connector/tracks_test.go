@@ -264,3 +264,17 @@ func TestTracksAgainstModel(t *testing.T) {
 		}
 	}
 }
+
+// TestAlarmOfTheSecondTrack: of two tracks of one mapping, the one that has caught up does not take the other's alarm with it.
+func TestAlarmOfTheSecondTrack(t *testing.T) {
+	s := newSession(&Checkpoint{Flush: 5, Settled: Position{30, 0}, Tracks: []Track{
+		{Mapping: "h", Since: Position{10, 0}, Until: Position{20, 0}, Settled: Position{5, 0}},
+		{Mapping: "h", Since: Position{20, 0}, Settled: Position{19, 0}, Held: HoldBrake, Reason: "too many"}}})
+	s.transaction(t, 10, "eh")
+	s.transaction(t, 20, "eh")
+	s.deliver()
+	s.KeepAlive(40)
+	if h := s.HeldMappings(); len(h) != 1 || h[0].Reason == "" || len(s.alarms.List()) != 1 {
+		t.Errorf("held %+v, alarms %+v", h, s.alarms.List())
+	}
+}

@@ -76,17 +76,18 @@ func (m *mapper) Map(c *connector.Change, part connector.Part, out *connector.Ou
 		}
 		if n := len(out.Records); part.Aside != "" && n > before {
 			l := m.letter(b, fail("%s", part.Aside))
-			l.Number, l.Uncounted = out.Records[n-1].Number, true
+			l.Uncounted = true
 			out.Records = out.Records[:before]
 			out.Letters = append(out.Letters, l)
 		}
 	}
 }
 
-// readable reports whether the change shows that the mapping can read its table: where it reads old columns, only one that has them does.
+// readable reports whether the change shows that the mapping can read its table: the replica identity, or the change, must carry the
+// old columns that it reads.
 func (b *bound) readable(c *connector.Change) bool {
 	for _, i := range b.olds {
-		if i >= len(c.Old) || c.Old[i].Kind == connector.Absent {
+		if !c.Table.Columns[i].Key && (i >= len(c.Old) || c.Old[i].Kind == connector.Absent) {
 			return false
 		}
 	}
@@ -219,10 +220,14 @@ func (m *mapper) record(b *bound, out *connector.Output, payload []byte, number 
 // letter makes the dead letter of a change that b could not map.
 func (m *mapper) letter(b *bound, err error) *connector.DeadLetter {
 	c := m.row.change
-	return &connector.DeadLetter{
+	l := &connector.DeadLetter{
 		RecordID: connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime},
 		Class:    connector.ClassMapping, Kind: b.kind, Table: b.tableName, Reason: b.reason(err), Change: ChangeJSON(c), Created: time.Now().UTC(),
 	}
+	if b.kind == connector.GroupRelation {
+		l.Number = connector.WholeChange
+	}
+	return l
 }
 
 // reason says what failed where, and what would help: mapping, file and line, field, cause, cure.

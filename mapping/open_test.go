@@ -76,7 +76,7 @@ func TestAside(t *testing.T) {
 	old, now := tuple("1", "138", "a", nil, "t"), tuple("1", "139", "b", nil, "t")
 	out.Reset()
 	s.Mapper(testOptions).Map(change(connector.Update, membersTable(), now, old), connector.Part{Aside: "given up"}, &out)
-	if len(out.Records) != 0 || len(out.Letters) != 1 || out.Letters[0].Number != 1 { // of a delete and an add
+	if len(out.Records) != 0 || len(out.Letters) != 1 || out.Letters[0].Number != connector.WholeChange { // of a delete and an add
 		t.Error(show(&out))
 	}
 }

@@ -214,7 +214,11 @@ func printLetter(w io.Writer, l *letterJSON) error {
 	line("mapping", l.Mapping)
 	line("kind", l.Kind)
 	line("table", l.Table)
-	line("position", fmt.Sprintf("%s, record %d", l.Position, l.Number))
+	if l.Number == connector.WholeChange {
+		line("position", fmt.Sprintf("%s, all records of the change", l.Position))
+	} else {
+		line("position", fmt.Sprintf("%s, record %d", l.Position, l.Number))
+	}
 	line("committed", l.CommitTime.Local().Format(time.RFC3339))
 	line("set aside", l.Created.Local().Format(time.RFC3339))
 	line("attempts", l.Attempts)

@@ -263,14 +263,20 @@ func furthest(saved *connector.Saved) connector.Position {
 			last = p
 		}
 	}
-	ends := func(ranges []connector.Range) {
+	ends := func(ranges []connector.Range, partial []connector.RecordKey) {
 		if n := len(ranges); n > 0 {
 			reach(ranges[n-1].To)
 		}
+		for _, k := range partial {
+			reach(k.Position)
+		}
 	}
-	ends(cp.Ranges)
+	ends(cp.Ranges, cp.Partial)
 	for _, t := range cp.Tracks {
-		ends(t.Ranges)
+		if t.Settled.Compare(t.Since) >= 0 { // else it is what all had settled
+			reach(t.Settled)
+		}
+		ends(t.Ranges, t.Partial)
 	}
 	for k := range saved.Known {
 		reach(k.Position)

@@ -106,6 +106,21 @@ func TestCompare(t *testing.T) {
 			c.slot.ConfirmedFlush = 70
 			c.switched = func(int32) (connector.LSN, bool, error) { return 80, true, nil }
 		}},
+		{name: "switch before a record of an open change", want: "which left timeline 1", settled: 100, flush: 95, change: func(c *scene, s *connector.Saved) {
+			s.Known, s.Checkpoint.Lineage.Timeline = nil, 1
+			s.Checkpoint.Partial = []connector.RecordKey{{Mapping: "e", Position: connector.Position{Commit: 200}}}
+			c.switched = func(int32) (connector.LSN, bool, error) { return 150, true, nil }
+		}},
+		{name: "switch before what a track has settled", want: "which left timeline 1", settled: 100, flush: 95, change: func(c *scene, s *connector.Saved) {
+			s.Known, s.Checkpoint.Lineage.Timeline = nil, 1
+			s.Checkpoint.Tracks = []connector.Track{{Mapping: "e", Since: connector.Position{Commit: 100}, Settled: connector.Position{Commit: 200}}}
+			c.switched = func(int32) (connector.LSN, bool, error) { return 150, true, nil }
+		}},
+		{name: "switch before a record of a track's open change", want: "which left timeline 1", settled: 100, flush: 95, change: func(c *scene, s *connector.Saved) {
+			s.Known, s.Checkpoint.Lineage.Timeline = nil, 1
+			s.Checkpoint.Tracks = []connector.Track{{Mapping: "e", Since: connector.Position{Commit: 100}, Partial: []connector.RecordKey{{Mapping: "e", Position: connector.Position{Commit: 200}}}}}
+			c.switched = func(int32) (connector.LSN, bool, error) { return 150, true, nil }
+		}},
 		{name: "timeline unknown to the server", want: "restored to an earlier point", settled: 999, flush: 1000, change: func(_ *scene, s *connector.Saved) { s.Checkpoint.Lineage.Timeline = 9 }},
 		{name: "history not to be had", err: asked, change: func(c *scene, s *connector.Saved) {
 			s.Checkpoint.Lineage.Timeline = 1

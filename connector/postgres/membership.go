@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"fmt"
-	"hash/fnv"
 	"slices"
 	"strings"
 
@@ -45,10 +44,6 @@ func (p *Publication) rowOf(r *relation) string {
 	switch {
 	case !ok, len(r.ancestors) > 0 && p.ViaRoot && m.TableName != r.name, r.kind == "p" && !p.ViaRoot:
 		return ""
-	case m.row != 0 && m.Columns != nil:
-		h := fnv.New64a()
-		_, _ = fmt.Fprintf(h, "%q", m.Columns) // it does not fail
-		return fmt.Sprintf("%d/%d:%x", p.OID, m.row, h.Sum64())
 	case m.row != 0:
 		return fmt.Sprintf("%d/%d", p.OID, m.row)
 	case p.AllTables:
@@ -87,27 +82,16 @@ func parseMemberships(text string) memberships {
 	return m
 }
 
-// lost gives the operations that were published by rows of which none is left: changes of them may be missing. Not so where a publication has the
-// table with another column list: a list is changed by one statement, or by the one transaction that a printed cure is.
+// lost gives the operations that were published by rows of which none is left: changes of them may be missing. A table that was given another column
+// list has another row too: whether it was out of the publication meanwhile can't be seen any more.
 func (m memberships) lost(now memberships) []string {
 	var ops []string
 	for _, o := range operations {
-		if len(m[o]) > 0 && !slices.ContainsFunc(m[o], func(row string) bool { return slices.Contains(now[o], row) || relisted(row, now[o]) }) {
+		if len(m[o]) > 0 && !slices.ContainsFunc(m[o], func(row string) bool { return slices.Contains(now[o], row) }) {
 			ops = append(ops, o)
 		}
 	}
 	return ops
-}
-
-// relisted reports whether now has the row's publication with another column list.
-func relisted(row string, now []string) bool {
-	publication, _, _ := strings.Cut(row, "/")
-	_, list, _ := strings.Cut(row, ":")
-	return slices.ContainsFunc(now, func(n string) bool {
-		same, _, _ := strings.Cut(n, "/")
-		_, other, _ := strings.Cut(n, ":")
-		return same == publication && other != list
-	})
 }
 
 // only keeps the operations that are still wanted.
@@ -167,7 +151,7 @@ func (p *plan) holes(known map[TableName]connector.Published, names []string) (h
 		case gone:
 			h.why = "somebody took it out of the publication"
 		default:
-			h.why = "somebody took it out of the publication and put it in again"
+			h.why = "somebody took it out of the publication and put it in again, or gave it another column list"
 		}
 		holes = append(holes, h)
 	}

@@ -86,6 +86,8 @@ type drawer struct {
 	t        *testing.T
 }
 
+func (d *drawer) Watch([]*DeadLetter)                      {}
+func (d *drawer) Overtake(RecordID, []uint64)              {}
 func (d *drawer) Load(context.Context) (*Saved, error)     { return nil, nil }
 func (d *drawer) Intend(context.Context, []RecordID) error { return nil }
 func (d *drawer) Outcome(RecordID, bool)                   {}

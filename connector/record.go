@@ -135,9 +135,25 @@ type DeadLetter struct {
 	Answer *LetterAnswer
 	// Created and Closed: Closed is zero while the letter is open.
 	Created, Closed time.Time
-	// Resolution says how a closed letter was closed: delivered or dropped.
+	// Resolution says how a closed letter was closed: one of the Resolved texts.
 	Resolution string
+	// Overtaken says of a group relation that a newer one of the same customer was delivered since: it is not sent again unless asked for anyway.
+	Overtaken bool
+	// Retrying says that it was asked for to be sent again, and has not ended; Anyway, that it was in spite of Overtaken.
+	Retrying, Anyway bool
+	// Retried says why the last retry has not closed the letter; empty before. It holds no row values.
+	Retried string
 }
+
+// How a letter was closed.
+const (
+	// ResolvedDelivered: it was sent again, and delivered.
+	ResolvedDelivered = "delivered"
+	// ResolvedPassedOver: mapped again, the mapping as it was then wanted nothing of the change.
+	ResolvedPassedOver = "passed over"
+	// ResolvedDropped: an operator has given it up.
+	ResolvedDropped = "dropped"
+)
 
 // LetterAnswer is what the platform answered to a record that was set aside.
 type LetterAnswer struct {

@@ -291,16 +291,18 @@ func keyArgs(k connector.RecordKey) []any {
 type storedLetter struct {
 	insert []any
 	point  []any // the key of a point's intent, else nil
+	// overtaken is asked when it is written.
+	overtaken func() bool
 }
 
 const insertLetter = `INSERT INTO dead_letter (class, kind, mapping, table_name, commit_lsn, idx, number, commit_time, payload, envelope, opt_type, keys,
-	decrease, change, reason, attempts, answer, created, closed, resolution, uncounted)
-	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+	decrease, change, reason, attempts, answer, created, closed, resolution, uncounted, overtaken)
+	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 	ON CONFLICT (commit_lsn, idx, mapping, commit_time, number) DO NOTHING`
 
 func (w *writer) setAside(letters []storedLetter) error {
 	for _, l := range letters {
-		if err := w.exec(insertLetter, l.insert...); err != nil {
+		if err := w.exec(insertLetter, append(slices.Clip(l.insert), flag(l.overtaken()))...); err != nil {
 			return err
 		}
 		if l.point != nil {

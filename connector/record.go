@@ -119,13 +119,14 @@ type DeadLetter struct {
 	Table string
 	// Reason says in plain words what failed and what cures it. It holds no row values: it is logged.
 	Reason string
-	// Payload, Envelope, OptType, Keys, Decrease are the record's; empty for ClassMapping.
+	// Payload, Envelope, OptType, Keys, Decrease are the record's; empty for ClassMapping, but that Keys of a group relation are then those that its records
+	// may have had.
 	Payload  json.RawMessage
 	Envelope string
 	OptType  string
 	Keys     []uint64
 	Decrease bool
-	// Change is the change as ChangeJSON writes it; for ClassMapping only.
+	// Change is the change as ChangeJSON writes it, where a retry is to map it again: of ClassMapping, and of a point that is uncertain since such a retry.
 	Change json.RawMessage
 	// Uncounted says that the letter does not count for delivery.maxDeadLetters: its held mapping's changes were given up as a whole.
 	Uncounted bool

@@ -167,7 +167,7 @@ func TestRefusedFiles(t *testing.T) {
 		{"another program's", func(t *testing.T, path string) { foreign(t, path, "CREATE TABLE bookmarks (url)") },
 			[]string{"another program", "state.path"}, ErrDamaged, false},
 		{"newer", func(t *testing.T, path string) { sound(t, path); foreign(t, path, "PRAGMA user_version = 99") },
-			[]string{"newer", "version 99", "knows up to 2", "backup"}, ErrNewer, false},
+			[]string{"newer", "version 99", fmt.Sprintf("knows up to %d", schemaVersion), "backup"}, ErrNewer, false},
 		{"cut", func(t *testing.T, path string) { sound(t, path); must(t, os.Truncate(path, 9000)) }, []string{"damaged", "backup"}, ErrDamaged, true},
 		{"scribbled on", func(t *testing.T, path string) {
 			sound(t, path)

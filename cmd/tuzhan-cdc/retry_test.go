@@ -11,6 +11,7 @@ import (
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
 )
 
 // refuses rejects every request that carries a text, until the faults are cleared.
@@ -204,13 +205,12 @@ func TestRetryMapsAgain(t *testing.T) {
 	says(t, r.exits(0, "deadletters", "retry", second), "passed over")
 	r.proc.terminate()
 	says(t, r.exits(0, "deadletters", "retry", third), "1 delivered")
-	// The same rows anew, through a mapper that maps them at once, in another state: the uuids tell of mapping, position and number alone.
-	uuids := map[string]bool{}
-	for _, a := range r.sim.LedgerSince(0, platformsim.Event) {
-		uuids[a.UUID] = true
-	}
-	if len(uuids) != 2 {
-		t.Errorf("uuids %v", uuids)
+	lineage := r.checkpoint(func(*connector.Checkpoint) bool { return true }).Lineage
+	for i, l := range []letterJSON{letters[0], letters[2]} {
+		want := mapping.RecordUUID(lineage.SystemID, lineage.Database, connector.RecordID{Mapping: l.Mapping, Position: l.Position, CommitTime: l.CommitTime})
+		if applied := r.sim.LedgerSince(0, platformsim.Event); len(applied) != 2 || applied[i].UUID != want {
+			t.Errorf("event %d: want uuid %s in %+v", i, want, applied)
+		}
 	}
 	if n := len(r.letters()); n != 0 {
 		t.Errorf("%d are open", n)
@@ -218,6 +218,55 @@ func TestRetryMapsAgain(t *testing.T) {
 	if all := r.letters("--all"); all[1].Resolution != "passed over" {
 		t.Errorf("%+v", all[1])
 	}
+}
+
+// TestRetryOfSeveralRecords: a letter whose change makes two records now closes only when both are delivered.
+func TestRetryOfSeveralRecords(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, crmSchema, strings.Replace(crmMappings, "    groupRelation:", "    when: group_name != \"bad\" || int(group_name) > 0\n    groupRelation:", 1), platformsim.Options{})
+	r.start()
+	r.db.Exec(t, `INSERT INTO crm.member_groups VALUES ('131', 'a')`, `UPDATE crm.member_groups SET phone = '132', group_name = 'bad'`)
+	id := fmt.Sprint(r.openLetters(1)[0].ID)
+	r.proc.terminate()
+	r.write(crmMappings, "")
+	r.refuses("132")
+	says(t, r.exits(1, "deadletters", "retry", id), "stays open, mapping")
+	r.sim.ClearFaults()
+	says(t, r.exits(0, "deadletters", "retry", id), "1 delivered")
+	var got []string
+	for _, a := range r.sim.LedgerSince(0, platformsim.GroupRelation) {
+		got = append(got, a.OptType+" "+a.Customer)
+	}
+	if want := []string{"add 131", "delete 131", "delete 131", "add 132"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestRetryMapsPointAgain: a point that was mapped again and then became uncertain is not sent again by itself, and its letter shows what was sent.
+func TestRetryMapsPointAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
+	r.start()
+	r.db.Exec(t, `INSERT INTO crm.orders(order_no, phone, amount, status) VALUES ('X1', '131', -7, 'paid')`) // there is no path for negative points
+	l := r.openLetters(1)[0]
+	id := fmt.Sprint(l.ID)
+	if l.Class != connector.ClassMapping || l.Kind != "point" {
+		t.Fatalf("%+v", l)
+	}
+	r.edit("int(floor(amount))", "-int(floor(amount))")
+	r.proc.terminate()
+	r.inject(platformsim.Fault{Endpoint: platformsim.Point, Match: "X1", Action: platformsim.ApplyThenCut})
+	says(t, r.exits(1, "deadletters", "retry", id), "stays open, uncertain")
+	if l := r.letters()[0]; l.Class != connector.ClassUncertain || !strings.Contains(string(l.Payload), "X1") || len(l.Change) == 0 {
+		t.Errorf("%+v", l)
+	}
+	r.exits(2, "deadletters", "retry", id)
+	r.start()
+	r.settled()
+	if n := r.sim.Count(platformsim.Point); n != 1 {
+		t.Errorf("%d points", n)
+	}
+	says(t, r.exits(0, "deadletters", "retry", id, "--yes-i-checked"), "1 delivered")
 }
 
 // TestRetryUncertain: a point that may have been applied is sent again only by who says that he has looked.

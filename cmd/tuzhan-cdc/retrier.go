@@ -48,7 +48,8 @@ func newRetrier(r *retrier) *retrier {
 	return r
 }
 
-// run carries out what is asked for until ctx ends; untilDone: or until nothing is left. What the delivery has not ended when ctx ends is taken anew by the next run.
+// run carries out what is asked for until ctx ends; untilDone: or until nothing is left. What the delivery has not ended when ctx ends is taken anew by
+// the next run.
 func (r *retrier) run(ctx context.Context, untilDone bool) {
 	reset := false
 	for {
@@ -190,7 +191,8 @@ func (r *retrier) recordsOf(l *connector.DeadLetter) (records []*connector.Recor
 	case table == "":
 		return nil, fmt.Sprintf("mapping %s is gone from the file: put it back and retry, or drop the letter", l.Mapping), false
 	case table != c.Table.String():
-		return nil, fmt.Sprintf("mapping %s reads table %s now, and the change is one of %s: drop the letter, or let a mapping of that name read that table", l.Mapping, table, c.Table), false
+		return nil, fmt.Sprintf("mapping %s reads table %s now, and the change is one of %s: drop the letter, or let a mapping of that name read that table",
+			l.Mapping, table, c.Table), false
 	}
 	// The letter's name, as the store knows it: a change of JSON has no more than that.
 	c.Position, c.CommitTime = l.Position, l.CommitTime

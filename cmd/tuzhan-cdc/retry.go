@@ -273,7 +273,8 @@ overtaken is left out, since an old add after a newer delete would be wrong, unl
 				return err
 			}
 			if *detach {
-				fmt.Fprintf(c.OutOrStdout(), "asked for: %d dead letters are sent again by the running connector, or the next one (`tuzhan-cdc deadletters list` shows what is left)\n", len(ids))
+				fmt.Fprintf(c.OutOrStdout(), "asked for: %d dead letters are sent again by the running connector, or the next one "+
+					"(`tuzhan-cdc deadletters list` shows what is left)\n", len(ids))
 			} else if err := carryOut(c, cfg, ids); err != nil {
 				return err
 			}
@@ -313,7 +314,8 @@ func sendable(c *cobra.Command, s *selection, letters []picked, checked, anyway 
 	w := c.ErrOrStderr()
 	if len(uncertain) > 0 && (byID || s.filter.Class == connector.ClassUncertain) {
 		return nil, 0, usageError{fmt.Errorf("dead letters %s are of class uncertain: the platform may have applied these points, and would apply them twice. "+
-			"Look the customers' points up on the platform; those that are not there are sent again with --yes-i-checked, the others are closed with `tuzhan-cdc deadletters drop`. Nothing was sent",
+			"Look the customers' points up on the platform; those that are not there are sent again with --yes-i-checked, the others are closed with "+
+			"`tuzhan-cdc deadletters drop`. Nothing was sent",
 			someOf(uncertain))}
 	}
 	if len(uncertain) > 0 {
@@ -405,11 +407,15 @@ func sendHere(ctx context.Context, c *cobra.Command, cfg *config.Config, store *
 		most: min(mostRetried, cfg.Delivery.MaxPending), mostBytes: cfg.Delivery.MaxPendingBytes, alarms: alarms, log: log})
 	delivering, stop := context.WithCancel(ctx)
 	defer stop()
-	ended := make(chan error, 1)
+	ended, lost := make(chan error, 1), make(chan error, 1)
 	go func() { ended <- d.Run(delivering) }()
-	retry.run(ctx, true)
+	go func() {
+		lost <- store.Lost(delivering)
+		stop()
+	}()
+	retry.run(delivering, true)
 	stop()
-	return <-ended
+	return errors.Join(<-ended, <-lost)
 }
 
 // sourceZone asks the CRM's database how it reads timestamps without zone.

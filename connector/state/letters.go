@@ -88,7 +88,8 @@ func (r *Reader) among(ids []int64) (condition string, arg any, err error) {
 // what was not sent is to be taken again.
 func (s *Store) ResetRetries(ctx context.Context) error {
 	return s.w.q.do(ctx, func(w *writer) error {
-		if err := w.exec("UPDATE dead_letter SET retry = 0, retried = ? WHERE retry > 0 AND retry >= ?", "the connector stopped while it was being sent again", int64(retrySent)); err != nil {
+		if err := w.exec("UPDATE dead_letter SET retry = 0, retried = ? WHERE retry > 0 AND retry >= ?",
+			"the connector stopped while it was being sent again", int64(retrySent)); err != nil {
 			return err
 		}
 		return w.exec("UPDATE dead_letter SET retry = retry - ? WHERE retry > 0 AND retry >= ?", int64(retryTaken), int64(retryTaken))
@@ -98,7 +99,8 @@ func (s *Store) ResetRetries(ctx context.Context) error {
 // TakeRetries gives at most limit letters that were asked for to be sent again, by their ids, and notes that this process has them. Each of them ends
 // with EndRetry.
 func (s *Store) TakeRetries(ctx context.Context, limit int) ([]*connector.DeadLetter, error) {
-	ids, err := list(ctx, s.Reader, "SELECT id FROM dead_letter WHERE retry > 0 AND retry < ? AND closed IS NULL ORDER BY id LIMIT ?", func(row scanner) (id int64, err error) {
+	const waiting = "retry > 0 AND retry < ? AND closed IS NULL"
+	ids, err := list(ctx, s.Reader, "SELECT id FROM dead_letter WHERE "+waiting+" ORDER BY id LIMIT ?", func(row scanner) (id int64, err error) {
 		err = row.Scan(&id)
 		return id, err
 	}, int64(retryTaken), int64(limit))
@@ -107,7 +109,7 @@ func (s *Store) TakeRetries(ctx context.Context, limit int) ([]*connector.DeadLe
 	}
 	if err := s.w.q.do(ctx, func(w *writer) error {
 		for _, id := range ids {
-			if err := w.exec("UPDATE dead_letter SET retry = retry + ? WHERE id = ? AND retry > 0 AND retry < ? AND closed IS NULL", int64(retryTaken), id, int64(retryTaken)); err != nil {
+			if err := w.exec("UPDATE dead_letter SET retry = retry + ? WHERE id = ? AND "+waiting, int64(retryTaken), id, int64(retryTaken)); err != nil {
 				return err
 			}
 		}
@@ -119,7 +121,8 @@ func (s *Store) TakeRetries(ctx context.Context, limit int) ([]*connector.DeadLe
 	if err != nil {
 		return nil, err
 	}
-	return list(ctx, s.Reader, "SELECT "+letterColumns+" FROM dead_letter WHERE retry >= ? AND closed IS NULL AND "+condition+" ORDER BY id", s.scanLetter, int64(retryTaken), arg)
+	return list(ctx, s.Reader, "SELECT "+letterColumns+" FROM dead_letter WHERE retry >= ? AND closed IS NULL AND "+condition+" ORDER BY id",
+		s.scanLetter, int64(retryTaken), arg)
 }
 
 // Sending notes that a letter's point is about to be sent again, with this payload: until the retry ends it is of class uncertain.
@@ -142,14 +145,15 @@ func (s *Store) NotSent(l *connector.DeadLetter) {
 	}})
 }
 
-// EndRetry stores what became of a letter that was sent again: class, reason, payload, answer, attempts and Retried; or that it is closed. It neither waits nor fails, as
-// Outcome.
+// EndRetry stores what became of a letter that was sent again: class, reason, payload, answer, attempts and Retried; or that it is closed. It does not
+// wait for the disk, as Outcome does not; the error is of a letter that can't be written as it is.
 func (s *Store) EndRetry(l *connector.DeadLetter) error {
 	answer, err := s.storedAnswer(l)
 	if err != nil {
 		return err
 	}
-	args := []any{string(l.Class), clean(l.Reason), s.seal.seal(l.Payload), answer, int64(l.Attempts), flag(l.Overtaken), stamp(l.Closed), l.Resolution, clean(l.Retried), l.ID}
+	args := []any{string(l.Class), clean(l.Reason), s.seal.seal(l.Payload), answer, int64(l.Attempts), flag(l.Overtaken),
+		stamp(l.Closed), l.Resolution, clean(l.Retried), l.ID}
 	s.w.q.put(&operation{apply: func(w *writer) error {
 		return w.exec(`UPDATE dead_letter SET class = ?, reason = ?, payload = ?, answer = ?, attempts = ?,
 			overtaken = CASE WHEN overtaken = 1 THEN 1 ELSE ? END, closed = ?, resolution = ?, retry = 0, retried = ? WHERE id = ? AND closed IS NULL`, args...)
@@ -179,7 +183,8 @@ func (s *Store) Forget(ctx context.Context, before time.Time) (deleted int, err 
 		key connector.RecordKey
 	}
 	for after := int64(0); ; {
-		page, err := list(ctx, s.Reader, "SELECT id, commit_lsn, idx, mapping FROM dead_letter WHERE closed < ? AND id > ? ORDER BY id LIMIT ?", func(row scanner) (c closed, err error) {
+		const query = "SELECT id, commit_lsn, idx, mapping FROM dead_letter WHERE closed < ? AND id > ? ORDER BY id LIMIT ?"
+		page, err := list(ctx, s.Reader, query, func(row scanner) (c closed, err error) {
 			var lsn int64
 			err = row.Scan(&c.id, &lsn, &c.key.Position.Index, &c.key.Mapping)
 			c.key.Position.Commit = unsigned(lsn)

@@ -298,10 +298,14 @@ func TestRetryUncertain(t *testing.T) {
 // again by itself nor without --yes-i-checked, and the point is not doubled. Events that were asked for are sent again by the next start.
 func TestKillDuringRetry(t *testing.T) {
 	t.Parallel()
-	for name, beside := range map[string]bool{"running connector": true, "command": false} {
+	for name, c := range map[string]struct{ beside, onServer bool }{"running connector": {true, false}, "command": {false, false}, "state on a server": {true, true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			beside := c.beside
 			r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
+			if c.onServer {
+				r.onServer(r.db, crmMappings)
+			}
 			r.start()
 			r.refuses("X1")
 			r.db.Exec(t, `INSERT INTO crm.orders(order_no, phone, amount, status) VALUES ('X1', '131', 7, 'paid')`)
@@ -390,6 +394,10 @@ func TestRetryInterrupted(t *testing.T) {
 			}
 			if l := r.letters(); len(l) != 1 || l[0].Retrying != beside || l[0].Class != connector.ClassRejected {
 				t.Errorf("%+v", l)
+			}
+			if beside { // a new pipeline takes it over
+				r.reload()
+				r.until(func() bool { return strings.Count(r.proc.log.String(), "msg=streaming") == 2 })
 			}
 			r.sim.ClearFaults()
 			if !beside {

@@ -29,7 +29,7 @@ func (m asideEach) Map(c *Change, part Part, out *Output) {
 func braked(cp *Checkpoint, limit int) *session {
 	log := slog.New(slog.DiscardHandler)
 	s := &session{hand: &hand{}}
-	s.Pipeline = NewPipeline(PipelineOptions{Mapper: asideEach{}, MaxPerMinute: map[string]int{"h": limit}, Saved: &Saved{Checkpoint: cp}, Alarms: NewAlarms(log), Log: log})
+	s.Pipeline = NewPipeline(PipelineOptions{Mapper: asideEach{}, Store: &drawer{}, MaxPerMinute: map[string]int{"h": limit}, Saved: &Saved{Checkpoint: cp}, Alarms: NewAlarms(log), Log: log})
 	s.deliverer = s.hand
 	return s
 }
@@ -269,7 +269,7 @@ func TestGivenUpPointWithIntent(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	cp := &Checkpoint{Flush: 5, Tracks: []Track{{Mapping: "p", Since: Position{10, 0}, Settled: Position{9, 7}}}, Brakes: []Brake{{Mapping: "p", GivenUp: 100}}}
 	s := &session{hand: &hand{}}
-	s.Pipeline = NewPipeline(PipelineOptions{Mapper: asideEach{}, Saved: &Saved{Checkpoint: cp, Known: map[RecordKey]Known{key("p", 10, 0): Intended, key("p", 20, 0): Lettered}},
+	s.Pipeline = NewPipeline(PipelineOptions{Mapper: asideEach{}, Store: &drawer{}, Saved: &Saved{Checkpoint: cp, Known: map[RecordKey]Known{key("p", 10, 0): Intended, key("p", 20, 0): Lettered}},
 		Alarms: NewAlarms(log), Log: log})
 	s.deliverer = s.hand
 	s.transaction(t, 10, "p")

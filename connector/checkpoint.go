@@ -117,7 +117,7 @@ func Orphans(known map[RecordKey]Known, gone func(RecordKey) bool, reason string
 		}
 		letters = append(letters, &DeadLetter{RecordID: RecordID{Mapping: k.Mapping, Position: k.Position, CommitTime: time.UnixMicro(k.CommitTime).UTC(), Number: k.Number},
 			Class: ClassUncertain, Kind: Point, Attempts: 1, Created: time.Now().UTC(),
-			Reason: "the connector stopped between sending this point and reading the answer, and its change does not come again: " + reason +
+			Reason: "the connector stopped between sending this point and reading the answer, and it does not come again: " + reason +
 				"; the payload is not known: find the row by the commit time, and look the customer's points up on the platform"})
 	}
 	slices.SortFunc(letters, func(a, b *DeadLetter) int { return a.Position.Compare(b.Position) })

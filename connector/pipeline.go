@@ -215,6 +215,7 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 	}
 	if len(p.out.Letters) > 0 {
 		p.mappingLetters.Add(uint64(len(p.out.Letters)))
+		p.store.Watch(p.out.Letters)
 		p.letters.put(p.out.Letters, open)
 	}
 	if len(p.out.Records) > 0 {

@@ -86,6 +86,8 @@ type drawer struct {
 	t        *testing.T
 }
 
+func (d *drawer) Watch([]*DeadLetter)                      {}
+func (d *drawer) Overtake(RecordID, []uint64)              {}
 func (d *drawer) Load(context.Context) (*Saved, error)     { return nil, nil }
 func (d *drawer) Intend(context.Context, []RecordID) error { return nil }
 func (d *drawer) Outcome(RecordID, bool)                   {}
@@ -333,7 +335,7 @@ func TestEditedMappingMeetsKnownRecords(t *testing.T) {
 		"nothing is known of the records": {known: map[RecordKey]Known{key("m", 20, WholeChange): Lettered}, kind: GroupRelation, records: 2},
 	} {
 		s := newSession(&Checkpoint{Flush: 5})
-		s.Pipeline = NewPipeline(PipelineOptions{Saved: &Saved{Checkpoint: &Checkpoint{Flush: 5, Partial: c.partial}, Known: c.known}, Alarms: s.alarms, Log: s.log,
+		s.Pipeline = NewPipeline(PipelineOptions{Store: &drawer{}, Saved: &Saved{Checkpoint: &Checkpoint{Flush: 5, Partial: c.partial}, Known: c.known}, Alarms: s.alarms, Log: s.log,
 			Mapper: outputs(func(id RecordID, out *Output) {
 				if c.letter {
 					id.Number = c.number

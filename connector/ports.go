@@ -116,6 +116,11 @@ type Store interface {
 	Outcome(id RecordID, applied bool)
 	// SetAside stores dead letters and, for points, their outcome. A letter for a record that has one already (open or closed) changes nothing.
 	SetAside(ctx context.Context, letters []*DeadLetter) error
+	// Watch tells of letters that SetAside is to store later, before any later record is delivered: so that Overtake meets them too.
+	Watch(letters []*DeadLetter)
+	// Overtake notes that a group relation was delivered: open letters of older ones that share a key are overtaken. It does not wait for the disk, as
+	// Outcome does not.
+	Overtake(id RecordID, keys []uint64)
 }
 
 // Known is what a store knows of a record.

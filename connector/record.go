@@ -123,13 +123,14 @@ type DeadLetter struct {
 	Table string
 	// Reason says in plain words what failed and what cures it. It holds no row values: it is logged.
 	Reason string
-	// Payload, Envelope, OptType, Keys, Decrease are the record's; empty for ClassMapping.
+	// Payload, Envelope, OptType, Keys, Decrease are the record's; empty for ClassMapping, but that Keys of a group relation are then those that its records
+	// may have had.
 	Payload  json.RawMessage
 	Envelope string
 	OptType  string
 	Keys     []uint64
 	Decrease bool
-	// Change is the change as ChangeJSON writes it; for ClassMapping only.
+	// Change is the change as ChangeJSON writes it, where a retry is to map it again: of ClassMapping, and of a point that is uncertain since such a retry.
 	Change json.RawMessage
 	// Uncounted says that the letter does not count for delivery.maxDeadLetters: its held mapping's changes were given up as a whole.
 	Uncounted bool
@@ -139,9 +140,25 @@ type DeadLetter struct {
 	Answer *LetterAnswer
 	// Created and Closed: Closed is zero while the letter is open.
 	Created, Closed time.Time
-	// Resolution says how a closed letter was closed: delivered or dropped.
+	// Resolution says how a closed letter was closed: one of the Resolved texts.
 	Resolution string
+	// Overtaken says of a group relation that a newer one of the same customer was delivered since: it is not sent again unless asked for anyway.
+	Overtaken bool
+	// Retrying says that it was asked for to be sent again, and has not ended; Anyway, that it was in spite of Overtaken.
+	Retrying, Anyway bool
+	// Retried says why the last retry has not closed the letter; empty before. It holds no row values.
+	Retried string
 }
+
+// How a letter was closed.
+const (
+	// ResolvedDelivered: it was sent again, and delivered.
+	ResolvedDelivered = "delivered"
+	// ResolvedPassedOver: mapped again, the mapping as it was then wanted nothing of the change.
+	ResolvedPassedOver = "passed over"
+	// ResolvedDropped: an operator has given it up.
+	ResolvedDropped = "dropped"
+)
 
 // LetterAnswer is what the platform answered to a record that was set aside.
 type LetterAnswer struct {

@@ -33,7 +33,7 @@ type session struct {
 func newSession(cp *Checkpoint) *session {
 	log := slog.New(slog.DiscardHandler)
 	s := &session{hand: &hand{}}
-	s.Pipeline = NewPipeline(PipelineOptions{Mapper: oneEach{}, Saved: &Saved{Checkpoint: cp}, Alarms: NewAlarms(log), Log: log})
+	s.Pipeline = NewPipeline(PipelineOptions{Mapper: oneEach{}, Store: &drawer{}, Saved: &Saved{Checkpoint: cp}, Alarms: NewAlarms(log), Log: log})
 	s.deliverer = s.hand
 	return s
 }

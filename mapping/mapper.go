@@ -3,6 +3,7 @@ package mapping
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -225,10 +226,28 @@ func (m *mapper) letter(b *bound, err error) *connector.DeadLetter {
 		Class:    connector.ClassMapping, Kind: b.kind, Table: b.tableName, Reason: b.reason(err), Change: ChangeJSON(c), Created: time.Now().UTC(),
 	}
 	if b.kind == connector.GroupRelation {
-		l.Number = connector.WholeChange
+		l.Number, l.Keys = connector.WholeChange, valueKeys(c)
 	}
 	return l
 }
+
+// valueKeys gives the order keys that a record of the change may have had: one for each value of its rows. So a newer record of the same customer is known to be
+// one, where the identity is a column as it is.
+func valueKeys(c *connector.Change) []uint64 {
+	var keys []uint64
+	for _, tuple := range []connector.Tuple{c.New, c.Old} {
+		for _, d := range tuple {
+			if d.Kind == connector.Text && len(d.Text) > 0 && len(d.Text) <= longestKey {
+				keys = append(keys, connector.KeyHash(d.Text))
+			}
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// longestKey is how long a value may be that can identify a customer.
+const longestKey = 256
 
 // reason says what failed where, and what would help: mapping, file and line, field, cause, cure.
 func (m *mapping) reason(err error) string {

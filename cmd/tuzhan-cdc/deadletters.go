@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -15,6 +18,7 @@ import (
 	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
 )
 
 // letterJSON is a dead letter as programs read it.
@@ -37,6 +41,11 @@ type letterJSON struct {
 	Created       time.Time               `json:"created"`
 	Closed        *time.Time              `json:"closed,omitempty"`
 	Resolution    string                  `json:"resolution,omitempty"`
+	// Overtaken says of a group relation that a newer one of the same customer was delivered since.
+	Overtaken bool `json:"overtaken"`
+	// Retrying says that it is to be sent again, Retried why the last retry has not closed it.
+	Retrying bool   `json:"retrying,omitempty"`
+	Retried  string `json:"retried,omitempty"`
 }
 
 func deadLettersCommand() *cobra.Command {
@@ -44,62 +53,129 @@ func deadLettersCommand() *cobra.Command {
 		Use: "deadletters", Short: "Looks at records that were set aside",
 		Long: `A dead letter is a record that was set aside, with the reason. Its class says why:
 
-  mapping    an expression failed or a required value is null; the letter holds the change
+  mapping    an expression failed or a required value is null; the letter holds the change, and a retry maps it again
   rejected   the platform refused this record alone
+  failing    it failed alone, as in an outage, for delivery.giveUpAfter
   uncertain  a point that may or may not have been applied: look the customer's points up before anything else`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := noArgs(c, args); err != nil {
 				return err
 			}
-			return usageError{fmt.Errorf("say what to do: list, show or set-aside\nsee `%s --help`", c.CommandPath())}
+			return usageError{fmt.Errorf("say what to do: list, show, retry, drop or set-aside\nsee `%s --help`", c.CommandPath())}
 		},
 	}
-	c.AddCommand(lettersListCommand(), lettersShowCommand(), setAsideCommand())
+	c.AddCommand(lettersListCommand(), lettersShowCommand(), retryCommand(), dropCommand(), setAsideCommand())
 	return c
 }
 
 func lettersListCommand() *cobra.Command {
 	var f state.Filter
-	var class string
+	var class, since, until string
 	var all bool
 	c := &cobra.Command{
 		Use: "list", Short: "Lists the open dead letters", Args: noArgs,
-		Example: "  tuzhan-cdc deadletters list --class uncertain\n  tuzhan-cdc deadletters list --mapping order-points --output json",
+		Example: "  tuzhan-cdc deadletters list --class uncertain\n  tuzhan-cdc deadletters list --mapping order-points --since 2h --output json",
 	}
 	output := outputFlag(c)
 	c.Flags().StringVar(&class, "class", "", "only this `class`: mapping, rejected, uncertain, failing")
 	c.Flags().StringVar(&f.Mapping, "mapping", "", "only this `mapping`'s")
 	c.Flags().IntVar(&f.Limit, "limit", 0, "at most `n`; 0: all")
+	c.Flags().Int64Var(&f.After, "after", 0, "only those with a greater `id`: the next page")
+	timeFlags(c, &since, &until)
 	c.Flags().BoolVar(&all, "all", false, "closed ones too")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if err := checkOutput(*output); err != nil {
 			return err
 		}
-		for _, known := range connector.Classes {
-			if class == string(known) {
-				f.Class = known
-			}
+		var err error
+		if f.Class, err = classOf(class); err != nil {
+			return err
 		}
-		if class != "" && f.Class == "" {
-			return usageError{fmt.Errorf("--class %s: mapping, rejected, uncertain or failing", class)}
+		if err := timesOf(&f, since, until); err != nil {
+			return err
 		}
 		if !all {
 			open := true
 			f.Open = &open
 		}
-		var letters []*connector.DeadLetter
-		if err := readState(c, func(r *state.Reader) (err error) {
-			letters, err = r.Letters(c.Context(), f)
-			return err
-		}); err != nil {
-			return err
-		}
+		w := c.OutOrStdout()
+		write := printLetters
 		if *output == "json" {
-			return printJSON(c.OutOrStdout(), lettersJSON(letters))
+			write = printLettersJSON
 		}
-		return printLetters(c.OutOrStdout(), letters)
+		return readState(c, func(r *state.Reader) error {
+			return write(w, func(each func([]*connector.DeadLetter) error) error { return pages(c.Context(), r, f, each) })
+		})
 	}
 	return c
+}
+
+// letterPage is how many dead letters are in memory at a time.
+const letterPage = 500
+
+// pages hands what f asks for to each, page by page.
+func pages(ctx context.Context, r *state.Reader, f state.Filter, each func([]*connector.DeadLetter) error) error {
+	for left := f.Limit; ; {
+		f.Limit = letterPage
+		if left > 0 {
+			f.Limit = min(left, letterPage)
+		}
+		letters, err := r.Letters(ctx, f)
+		if err != nil || len(letters) == 0 {
+			return err
+		}
+		if err := each(letters); err != nil {
+			return err
+		}
+		if left > 0 {
+			if left -= len(letters); left == 0 {
+				return nil
+			}
+		}
+		f.After = letters[len(letters)-1].ID
+	}
+}
+
+// classOf reads --class.
+func classOf(name string) (connector.Class, error) {
+	for _, known := range connector.Classes {
+		if name == string(known) {
+			return known, nil
+		}
+	}
+	if name == "" {
+		return "", nil
+	}
+	return "", usageError{fmt.Errorf("--class %s: mapping, rejected, uncertain or failing", name)}
+}
+
+func timeFlags(c *cobra.Command, since, until *string) {
+	c.Flags().StringVar(since, "since", "", "only those set aside at or after that `time`: 2024-05-01, 2024-05-01T12:00:00+08:00, or 2h: two hours ago")
+	c.Flags().StringVar(until, "until", "", "only those set aside before that `time`")
+}
+
+// timesOf reads --since and --until into a filter.
+func timesOf(f *state.Filter, since, until string) (err error) {
+	if f.Since, err = timeOf("--since", since); err == nil {
+		f.Until, err = timeOf("--until", until)
+	}
+	return err
+}
+
+// timeOf reads a date, a time, or how long ago. A date and a time without zone are of this machine's zone.
+func timeOf(flag, text string) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateTime, time.DateOnly} {
+		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	if ago, err := strict.ParseDuration(text); err == nil {
+		return time.Now().Add(-ago), nil
+	}
+	return time.Time{}, usageError{fmt.Errorf("%s %s: want a date (2024-05-01), a time (2024-05-01T12:00:00+08:00), or how long ago (30m, 2h, 7d)", flag, text)}
 }
 
 func lettersShowCommand() *cobra.Command {
@@ -168,7 +244,7 @@ func lettersJSON(letters []*connector.DeadLetter) []letterJSON {
 	for i, l := range letters {
 		list[i] = letterJSON{ID: l.ID, Class: l.Class, Mapping: l.Mapping, Kind: l.Kind.String(), Table: l.Table, Position: l.Position, Number: l.Number,
 			CommitTime: l.CommitTime, Reason: l.Reason, Payload: l.Payload, Change: l.Change, Attempts: l.Attempts, Answer: l.Answer,
-			Created: l.Created, Resolution: l.Resolution, RelateBizCode: bizCode(l)}
+			Created: l.Created, Resolution: l.Resolution, RelateBizCode: bizCode(l), Overtaken: l.Overtaken, Retrying: l.Retrying, Retried: l.Retried}
 		if !l.Closed.IsZero() {
 			list[i].Closed = &l.Closed
 		}
@@ -192,18 +268,72 @@ func printJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-func printLetters(w io.Writer, letters []*connector.DeadLetter) error {
-	if len(letters) == 0 {
-		_, err := fmt.Fprintln(w, "no dead letters")
-		return err
+// letterPages hands dead letters over, page by page.
+type letterPages func(each func([]*connector.DeadLetter) error) error
+
+// printLettersJSON prints one array.
+func printLettersJSON(w io.Writer, all letterPages) error {
+	n := 0
+	err := all(func(letters []*connector.DeadLetter) error {
+		for _, l := range lettersJSON(letters) {
+			separator := ",\n  "
+			if n++; n == 1 {
+				separator = "[\n  "
+			}
+			var b bytes.Buffer
+			e := json.NewEncoder(&b)
+			e.SetEscapeHTML(false)
+			e.SetIndent("  ", "  ")
+			if err := e.Encode(l); err != nil {
+				return err
+			}
+			if _, err := io.WriteString(w, separator+strings.TrimSpace(b.String())); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	end := "\n]\n"
+	if n == 0 {
+		end = "[]\n"
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "ID\tCLASS\tMAPPING\tKIND\tPOSITION\tCOMMITTED\tATTEMPTS\tREASON")
-	for _, l := range letters {
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", l.ID, l.Class, l.Mapping, l.Kind, l.Position,
-			l.CommitTime.Local().Format(time.DateTime), l.Attempts, l.Reason)
+	if err == nil {
+		_, err = io.WriteString(w, end)
 	}
-	return t.Flush()
+	return err
+}
+
+func printLetters(w io.Writer, all letterPages) error {
+	n := 0
+	err := all(func(letters []*connector.DeadLetter) error {
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		if n == 0 {
+			fmt.Fprintln(t, "ID\tCLASS\tMAPPING\tKIND\tPOSITION\tCOMMITTED\tATTEMPTS\tSTANDS\tREASON")
+		}
+		n += len(letters)
+		for _, l := range letters {
+			fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", l.ID, l.Class, l.Mapping, l.Kind, l.Position,
+				l.CommitTime.Local().Format(time.DateTime), l.Attempts, stands(l), l.Reason)
+		}
+		return t.Flush()
+	})
+	if err == nil && n == 0 {
+		_, err = fmt.Fprintln(w, "no dead letters")
+	}
+	return err
+}
+
+// stands says in a word or two how a letter stands.
+func stands(l *connector.DeadLetter) string {
+	switch {
+	case !l.Closed.IsZero():
+		return l.Resolution
+	case l.Retrying:
+		return "retrying"
+	case l.Overtaken:
+		return "overtaken"
+	}
+	return "open"
 }
 
 func printLetter(w io.Writer, l *letterJSON) error {
@@ -228,6 +358,15 @@ func printLetter(w io.Writer, l *letterJSON) error {
 	}
 	if a := l.Answer; a != nil {
 		line("answer", fmt.Sprintf("HTTP %d, code %s, %s%s", a.HTTPStatus, a.Code, a.Msg, a.Error))
+	}
+	if l.Overtaken {
+		line("overtaken", "a newer group relation of the same customer was delivered since: it is not sent again unless with retry --anyway")
+	}
+	if l.Retrying {
+		line("retrying", "it is to be sent again")
+	}
+	if l.Retried != "" {
+		line("last retry", l.Retried)
 	}
 	if l.Closed != nil {
 		line("closed", l.Closed.Local().Format(time.RFC3339)+", "+l.Resolution)

@@ -210,3 +210,44 @@ mappings:
 	}
 	r.noViolations()
 }
+
+// TestIntentOfEditedMapping: killed while a point is on its way; then the mapping is edited, so that its change makes no point any more. Nobody knows whether
+// it was applied: that is a dead letter.
+func TestIntentOfEditedMapping(t *testing.T) {
+	r := newRig(t, balanceSchema, balanceMappings, platformsim.Options{})
+	gate := make(chan struct{})
+	r.sim.Inject(platformsim.Fault{Endpoint: platformsim.Point, Gate: gate, WaitAfter: true})
+	r.start()
+	r.db.Exec(t, `INSERT INTO crm.p VALUES (1, '138', 5)`)
+	r.platform(func(s *platformsim.Sim) bool { return s.Count(platformsim.Point) == 1 })
+	r.proc.kill()
+	close(gate)
+	r.edit("    on: [insert]\n", "    on: [insert]\n    when: n > 100\n")
+	r.start()
+	r.db.Exec(t, `INSERT INTO crm.p VALUES (2, '138', 500)`)
+	r.settled()
+	if letters := r.letters(); len(letters) != 1 || letters[0].Class != connector.ClassUncertain || !strings.Contains(letters[0].Reason, "makes no point of that change") {
+		t.Errorf("the platform has %d points for 138; letters %+v", r.sim.Points()["138"], letters)
+	}
+}
+
+// TestAppliedPointOfEditedMapping: a point was applied while an event of the same change waits; killed, the mapping of points now fails for the row. The point
+// is no dead letter: sent again it would be doubled.
+func TestAppliedPointOfEditedMapping(t *testing.T) {
+	r := newRig(t, balanceSchema, balanceMappings+strings.TrimPrefix(eventMapping("e", "crm.p", "insert", "phone", "id"), "\n")+"\n", platformsim.Options{EventKeys: []string{"c_buy"}})
+	r.sim.Inject(platformsim.Fault{Endpoint: platformsim.Event, Action: platformsim.AnswerStatus, Status: 500, Count: -1})
+	r.start()
+	r.db.Exec(t, `INSERT INTO crm.p VALUES (1, '138', 5)`)
+	r.platform(func(s *platformsim.Sim) bool { return s.Count(platformsim.Point) == 1 })
+	r.until(func() bool { return r.status().Pending.Records == 1 })
+	r.proc.kill()
+	r.edit("remark: no ${{ id }}", "remark: ${{ id / 0 }}")
+	r.start()
+	r.db.Exec(t, `INSERT INTO crm.p VALUES (2, '138', 5)`)
+	r.until(func() bool { return len(r.letters("--mapping", "p")) > 0 })
+	for _, l := range r.letters("--mapping", "p") {
+		if strings.Contains(string(l.Change), `"1"`) {
+			t.Errorf("a point that the platform has (%d) is a dead letter of class %s: %s", r.sim.Points()["138"], l.Class, l.Reason)
+		}
+	}
+}

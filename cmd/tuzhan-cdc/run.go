@@ -149,7 +149,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 
 // stateLocation is where the state is kept.
 func stateLocation(cfg *config.Config) state.Location {
-	return state.Location{Path: cfg.State.Path, DSN: cfg.State.DSN.Reveal()}
+	return state.Location{Path: cfg.State.Path, DSN: cfg.State.DSN.Reveal(), KeyFile: cfg.State.KeyFile}
 }
 
 func sourceConfig(cfg *config.Config) postgres.Config {

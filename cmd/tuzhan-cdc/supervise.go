@@ -234,8 +234,7 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 	parts := s.parts
 	parts.cfg = cfg
 	parts.pipeline = connector.NewPipeline(connector.PipelineOptions{
-		Mapper: cfg.Mappings.Mapper(mapping.Options{SystemID: p.Lineage.SystemID, Database: p.Lineage.Database,
-			TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != ""}),
+		Mapper:       mapperFor(cfg, p.Lineage, zone),
 		Mappings:     slices.Sorted(slices.Values(cfg.Mappings.Names())),
 		MaxPerMinute: cfg.Mappings.MaxPerMinute(),
 		Store:        parts.store, Saved: p.saved, Alarms: parts.alarms, Log: s.log,
@@ -260,7 +259,13 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 
 	running, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	watched := make(chan struct{})
+	retry := newRetrier(&retrier{store: parts.store, delivery: parts.delivery, set: cfg.Mappings, mapper: mapperFor(cfg, p.Lineage, zone),
+		most: min(mostRetried, cfg.Delivery.MaxPending), mostBytes: cfg.Delivery.MaxPendingBytes, keep: cfg.State.KeepDeadLetters, alarms: parts.alarms, log: s.log})
+	retried, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(retried)
+		retry.run(running, false)
+	}()
 	go func() {
 		defer close(watched)
 		next = s.watch(running, &parts, func() { stop(errAnew) })
@@ -269,6 +274,7 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 	anew := errors.Is(context.Cause(running), errAnew)
 	stop(nil)
 	<-watched
+	<-retried
 	// The next pipeline finds out for itself how its endpoints fare.
 	parts.alarms.ClearAll("delivery/")
 	parts.alarms.ClearAll("state")
@@ -277,6 +283,14 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 		s.log.Info("stopped", "settled", cp.Settled, "confirmed", cp.Flush)
 	}
 	return next, err
+}
+
+// mostRetried is how many records of dead letters are in the delivery at a time.
+const mostRetried = 500
+
+// mapperFor makes a mapper for one goroutine.
+func mapperFor(cfg *config.Config, of connector.Lineage, zone *time.Location) connector.Mapper {
+	return cfg.Mappings.Mapper(mapping.Options{SystemID: of.SystemID, Database: of.Database, TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != ""})
 }
 
 // watch waits for a reason to run the pipeline anew, and calls stop then. It gives the configuration, where that was read again.

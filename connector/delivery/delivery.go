@@ -141,16 +141,36 @@ func (d *Delivery) Submit(records []*connector.Record) {
 	}
 }
 
-// Resubmit takes a record that was a dead letter: it goes through the same order and limits, and passes a pause. done is called once, on a
-// sender, when it is delivered (nil), or was set aside again, with the letter, which is stored by nobody else. It is not called where ctx of Run
-// ends before. Who calls it keeps to Room.
-func (d *Delivery) Resubmit(r *connector.Record, done func(*connector.DeadLetter)) {
+// Retry is what a Delivery asks of whoever sends the records of a dead letter again. All functions are called on a sender, and are required.
+type Retry struct {
+	// Intend has it on disk that a point is about to be sent: it takes the place of Store.Intend. On an error it is called again.
+	Intend func(context.Context, *connector.Record) error
+	// Void takes that back: the point was surely not applied. It does not wait.
+	Void func()
+	// Done is called once for each record, when it is delivered (nil), or was set aside again, with the letter, which is stored by nobody else. It is not
+	// called where ctx of Run ends before. It does not wait.
+	Done func(*connector.DeadLetter)
+	// Anyway says that a group relation is sent although newer ones of the same customer are pending.
+	Anyway bool
+}
+
+// Resubmit takes the records of a dead letter: they go through the same order and limits as others, and pass a pause. They count as pending, but Room does
+// not tell whether they may come: who calls it bounds how many do. False: they are group relations that newer ones of the same customer have overtaken,
+// which are pending; nothing was taken.
+func (d *Delivery) Resubmit(records []*connector.Record, retry *Retry) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	e := d.queue.ends[r.Endpoint()]
-	d.queue.add(r, e, done)
+	for _, r := range records {
+		if !retry.Anyway && d.queue.overtaken(r) {
+			return false
+		}
+	}
+	for _, r := range records {
+		d.queue.add(r, d.queue.ends[r.Endpoint()], retry)
+	}
 	d.eager = false
 	d.flush()
+	return true
 }
 
 // Flush lets partly filled batches go out.
@@ -217,8 +237,11 @@ func (d *Delivery) settle(items []*item, letters map[*item]*connector.DeadLetter
 	d.openRoom()
 	d.mu.Unlock()
 	for _, it := range items {
+		if it.rec.Kind == connector.GroupRelation && letters[it] == nil {
+			d.ports.Store.Overtake(it.rec.RecordID, it.rec.Keys)
+		}
 		if it.retry != nil {
-			it.retry(letters[it])
+			it.retry.Done(letters[it])
 		} else {
 			d.ports.Settle(it.rec)
 		}

@@ -19,11 +19,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // memory is a store that remembers what it was told, and can be made to fail.
 type memory struct {
-	mu      sync.Mutex
-	intents map[connector.RecordKey]bool
-	applied map[connector.RecordKey]bool
-	letters []*connector.DeadLetter
-	fail    int // so many calls fail
+	mu         sync.Mutex
+	intents    map[connector.RecordKey]bool
+	applied    map[connector.RecordKey]bool
+	letters    []*connector.DeadLetter
+	overtaking []connector.RecordID
+	fail       int // so many calls fail
 }
 
 func newMemory() *memory {
@@ -40,6 +41,12 @@ func (m *memory) failing() bool {
 	return false
 }
 
+func (m *memory) Watch([]*connector.DeadLetter) {}
+func (m *memory) Overtake(id connector.RecordID, _ []uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.overtaking = append(m.overtaking, id)
+}
 func (m *memory) Load(context.Context) (*connector.Saved, error)              { return nil, nil }
 func (m *memory) SaveCheckpoint(context.Context, *connector.Checkpoint) error { return nil }
 func (m *memory) Intend(_ context.Context, ids []connector.RecordID) error {

@@ -141,7 +141,9 @@ func TestModel(t *testing.T) {
 					}
 					if d.roll(20) == 0 {
 						again++
-						rig.Resubmit(rec, func(l *connector.DeadLetter) { resent <- l })
+						retry := rig.retry(func(l *connector.DeadLetter) { resent <- l })
+						retry.Anyway = true
+						rig.Resubmit([]*connector.Record{rec}, retry)
 						continue
 					}
 					rig.Submit([]*connector.Record{rec})

@@ -181,10 +181,10 @@ func TestResubmit(t *testing.T) {
 			t.Fatal("sent during a pause")
 		}
 		ends := make(chan *connector.DeadLetter, 3)
-		done := func(l *connector.DeadLetter) { ends <- l }
-		rig.Resubmit(event(1, 8), done)
-		rig.Resubmit(event(2, 7), done) // behind record 0, which waits for the pause's end
-		rig.Resubmit(event(3, 9), done)
+		retry := rig.retry(func(l *connector.DeadLetter) { ends <- l })
+		rig.Resubmit([]*connector.Record{event(1, 8)}, retry)
+		rig.Resubmit([]*connector.Record{event(2, 7)}, retry) // behind record 0, which waits for the pause's end
+		rig.Resubmit([]*connector.Record{event(3, 9)}, retry)
 		var letter *connector.DeadLetter
 		for range 2 {
 			if l := <-ends; l != nil {

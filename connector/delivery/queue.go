@@ -48,8 +48,8 @@ type item struct {
 	taken    bool // in a request, or waiting in a sender's hands or in a suspect
 	// failure is nil before the record's first failure.
 	failure *failure
-	// retry takes the end of a record that was a dead letter; nil: Ports.Settle does.
-	retry func(*connector.DeadLetter)
+	// retry is set for a record that was a dead letter; nil: its end goes to Ports.Settle.
+	retry *Retry
 }
 
 // laneKey says which records may share a request.
@@ -139,7 +139,7 @@ func (q *queue) push(it *item) {
 }
 
 // add takes a record and returns the lane in which it is ready, or nil where it has to wait for another.
-func (q *queue) add(rec *connector.Record, end *endpoint, retry func(*connector.DeadLetter)) *lane {
+func (q *queue) add(rec *connector.Record, end *endpoint, retry *Retry) *lane {
 	q.serial++
 	it := &item{rec: rec, serial: q.serial, links: make([]link, len(rec.Keys)), retry: retry}
 	it.lane = q.lane(laneKey{rec.Endpoint(), rec.Envelope, retry != nil}, end, rec.OptType == "update")
@@ -166,6 +166,25 @@ func (q *queue) add(rec *connector.Record, end *endpoint, retry func(*connector.
 	}
 	q.push(it)
 	return it.lane
+}
+
+// overtaken reports whether a group relation that shares a key with rec, and is newer, is pending.
+func (q *queue) overtaken(rec *connector.Record) bool {
+	if rec.Kind != connector.GroupRelation {
+		return false
+	}
+	for _, key := range rec.Keys {
+		ln := q.lines[key]
+		if ln == nil {
+			continue
+		}
+		for k := ln.head; k != nil; k = k.next {
+			if r := k.item.rec; r.Kind == connector.GroupRelation && r.Position.Compare(rec.Position) > 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (q *queue) lane(key laneKey, end *endpoint, alone bool) *lane {

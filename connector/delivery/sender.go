@@ -384,13 +384,18 @@ func (d *Delivery) intend(ctx, tail context.Context, items []*item) bool {
 	for i, it := range items {
 		ids[i] = it.rec.RecordID
 	}
-	return d.insist(ctx, "the intents of points can't be stored", func() error { return d.ports.Store.Intend(tail, ids) })
+	return d.insist(ctx, "the intents of points can't be stored", func() error {
+		if retry := items[0].retry; retry != nil { // points go one a request
+			return retry.Intend(tail, items[0].rec)
+		}
+		return d.ports.Store.Intend(tail, ids)
+	})
 }
 
 // outcome notes that points were applied.
 func (d *Delivery) outcome(items []*item) {
 	for _, it := range items {
-		if it.rec.Kind == connector.Point {
+		if it.rec.Kind == connector.Point && it.retry == nil {
 			d.ports.Store.Outcome(it.rec.RecordID, true)
 		}
 	}
@@ -399,7 +404,11 @@ func (d *Delivery) outcome(items []*item) {
 // void takes back the intents of points that were surely not applied.
 func (d *Delivery) void(items []*item) {
 	for _, it := range items {
-		if it.rec.Kind == connector.Point && (it.failure == nil || !it.failure.uncertain) {
+		switch {
+		case it.rec.Kind != connector.Point || it.failure != nil && it.failure.uncertain:
+		case it.retry != nil:
+			it.retry.Void()
+		default:
 			d.ports.Store.Outcome(it.rec.RecordID, false)
 		}
 	}

@@ -48,6 +48,7 @@ func conform(t *testing.T, place func(t *testing.T) (open func() durable)) {
 		{"a rebase takes over another history", rebase},
 		{"a mapping by itself keeps its points", pointsOfTrack},
 		{"points are known until covered", pointsKnown},
+		{"a covered point without outcome is a letter", coveredWithoutOutcome},
 		{"an outcome precedes what comes after it", outcomePrecedes},
 		{"letters come back as they were", lettersComeBack},
 		{"a second letter changes nothing", secondLetter},
@@ -336,6 +337,23 @@ func pointsKnown(t *testing.T, open func() durable) {
 	if _, saved = reopen(t, s, open); !maps.Equal(saved.Known, want) {
 		t.Errorf("after the checkpoint: got %v\nwant %v", saved.Known, want)
 	}
+}
+
+func coveredWithoutOutcome(t *testing.T, open func() durable) {
+	s := open()
+	sent, applied, void, later := point("m", at(5, 0), 0), point("m", at(5, 1), 0), point("n", at(5, 0), 0), point("m", at(7, 0), 0)
+	must(t, s.Intend(t.Context(), []connector.RecordID{sent, applied, void, later}))
+	s.Outcome(applied, true)
+	s.Outcome(void, false)
+	s, _ = reopen(t, s, open)
+	must(t, s.SaveCheckpoint(t.Context(), checkpoint(at(6, 0))))
+	s, _ = reopen(t, s, open)
+	letters, err := s.Letters(t.Context(), Filter{})
+	must(t, err)
+	if len(letters) != 1 || letters[0].Key() != sent.Key() || letters[0].Class != connector.ClassUncertain || letters[0].Kind != connector.Point || letters[0].Reason == "" {
+		t.Errorf("%+v", letters)
+	}
+	must(t, s.Close())
 }
 
 func outcomePrecedes(t *testing.T, open func() durable) {
@@ -657,11 +675,13 @@ func modelOfPoints(t *testing.T, open func() durable) {
 		}
 		must(t, s.SaveCheckpoint(t.Context(), cp))
 		last = cp
-		// A covered point is forgotten for good; a letter is only not spoken of while covered.
+		// A covered point is forgotten for good, or a letter where it has no outcome; a letter is only not spoken of while covered.
 		want := map[connector.RecordKey]connector.Known{}
 		for k, known := range model {
 			if !cp.CoversRecord(k) {
 				want[k] = known
+			} else if known == connector.Intended {
+				model[k], lettered[k] = connector.Lettered, true
 			} else if !lettered[k] {
 				delete(model, k)
 			}

@@ -18,6 +18,8 @@ type Found struct {
 	Text string
 	// Warnings do not keep the connector from running.
 	Warnings []Warning
+
+	version int
 }
 
 // Warning is something that somebody should look at, and what to do.
@@ -27,11 +29,20 @@ type Warning struct{ Text, Cure string }
 // the cure; Unreachable tells whether that may pass.
 func Inspect(ctx context.Context, at Location) (Found, error) {
 	var found Found
+	if _, err := loadKey(at.KeyFile); err != nil {
+		return found, err
+	}
 	var err error
 	if at.DSN != "" {
 		found, err = inspectServer(ctx, at)
 	} else {
 		found, err = inspectFile(ctx, at)
+	}
+	if err == nil && found.version == schemaVersion {
+		var r *Reader
+		if r, err = OpenReader(ctx, at); err == nil { // which looks at the key
+			r.Close()
+		}
 	}
 	return found, fault("checking", at.String(), err)
 }
@@ -74,7 +85,7 @@ func inspectFile(ctx context.Context, at Location) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
-	found := Found{Text: versionText(at, version)}
+	found := Found{Text: versionText(at, version), version: version}
 	if file.Mode().Perm()&0o077 != 0 {
 		found.Warnings = append(found.Warnings, Warning{"other users may read the state file, which holds payloads", "chmod 600 " + path})
 	}
@@ -119,7 +130,7 @@ func inspectServer(ctx context.Context, at Location) (Found, error) {
 	case tables != "":
 		return fail("the role may not read and write these tables of schema "+schemaName+": "+tables, cure)
 	}
-	found := Found{Text: versionText(at, version)}
+	found := Found{Text: versionText(at, version), version: version}
 	if fsync != "on" {
 		found.Warnings = append(found.Warnings, Warning{"fsync is off on the state's server: a crash of its machine loses what was stored, and points may be doubled",
 			"ALTER SYSTEM SET fsync = on; SELECT pg_reload_conf();"})

@@ -25,6 +25,7 @@ type Reader struct {
 	place  string
 	db     *sql.DB
 	server bool // of PostgreSQL
+	seal   *sealer
 }
 
 // OpenReader opens a state for reading: it takes no lock and never keeps a running connector from writing. It must be there
@@ -34,7 +35,10 @@ type Reader struct {
 func OpenReader(ctx context.Context, at Location) (*Reader, error) {
 	var r *Reader
 	var version int
-	var err error
+	seal, err := loadKey(at.KeyFile)
+	if err != nil {
+		return nil, err
+	}
 	if at.DSN != "" {
 		if r, err = newServerReader(at); err != nil {
 			return nil, err
@@ -65,6 +69,10 @@ func OpenReader(ctx context.Context, at Location) (*Reader, error) {
 	case err == nil && version < schemaVersion:
 		err = &Error{Op: "opening", Place: r.place, Err: fmt.Errorf("it was written by an older version (%d; this program reads %d)", version, schemaVersion),
 			Cure: "start `tuzhan-cdc run` of this version once: it migrates the state"}
+	}
+	r.seal = seal
+	if err == nil {
+		_, err = r.checkKey(ctx)
 	}
 	if err != nil {
 		r.db.Close()
@@ -371,6 +379,8 @@ type Filter struct {
 	Class   connector.Class
 	Mapping string
 	Kind    connector.Kind
+	// Since and Until bound the time at which they were set aside, Since included; zero: no bound.
+	Since, Until time.Time
 	// Open gives the open ones only (true) or the closed ones only (false); nil gives both.
 	Open *bool
 	// After gives those with a greater id only: with Limit, the next page.
@@ -380,22 +390,18 @@ type Filter struct {
 }
 
 const letterColumns = `id, class, kind, mapping, table_name, commit_lsn, idx, number, commit_time, payload, envelope, opt_type, keys,
-	decrease, change, reason, attempts, answer, created, closed, resolution, uncounted`
+	decrease, change, reason, attempts, answer, created, closed, resolution, uncounted, overtaken, retry, retried`
 
 // Letters gives the dead letters that f asks for, by ascending id. All of them are held in memory: page through many.
 func (r *Reader) Letters(ctx context.Context, f Filter) ([]*connector.DeadLetter, error) {
 	where, args := []string{"id > ?"}, []any{f.After}
 	add := func(condition string, arg any) { where, args = append(where, condition), append(args, arg) }
 	if len(f.IDs) > 0 {
-		ids, err := json.Marshal(f.IDs)
+		condition, arg, err := r.among(f.IDs)
 		if err != nil {
 			return nil, err
 		}
-		list := "SELECT value FROM json_each(?)"
-		if r.server {
-			list = "SELECT value::bigint FROM json_array_elements_text(?::json)"
-		}
-		add("id IN ("+list+")", string(ids))
+		add(condition, arg)
 	}
 	if f.Class != "" {
 		add("class = ?", string(f.Class))
@@ -406,6 +412,12 @@ func (r *Reader) Letters(ctx context.Context, f Filter) ([]*connector.DeadLetter
 	if f.Kind != 0 {
 		add("kind = ?", f.Kind.String())
 	}
+	if !f.Since.IsZero() {
+		add("created >= ?", stamp(f.Since))
+	}
+	if !f.Until.IsZero() {
+		add("created < ?", stamp(f.Until))
+	}
 	if f.Open != nil && *f.Open {
 		where = append(where, "closed IS NULL")
 	} else if f.Open != nil {
@@ -415,12 +427,12 @@ func (r *Reader) Letters(ctx context.Context, f Filter) ([]*connector.DeadLetter
 	if f.Limit > 0 {
 		limit = fmt.Sprintf(" LIMIT %d", f.Limit)
 	}
-	return list(ctx, r, "SELECT "+letterColumns+" FROM dead_letter WHERE "+strings.Join(where, " AND ")+" ORDER BY id"+limit, scanLetter, args...)
+	return list(ctx, r, "SELECT "+letterColumns+" FROM dead_letter WHERE "+strings.Join(where, " AND ")+" ORDER BY id"+limit, r.scanLetter, args...)
 }
 
 // Letter gives one dead letter, open or closed; ErrNoLetter where there is none with that id.
 func (r *Reader) Letter(ctx context.Context, id int64) (*connector.DeadLetter, error) {
-	letters, err := list(ctx, r, "SELECT "+letterColumns+" FROM dead_letter WHERE id = ?", scanLetter, id)
+	letters, err := list(ctx, r, "SELECT "+letterColumns+" FROM dead_letter WHERE id = ?", r.scanLetter, id)
 	if err != nil {
 		return nil, err
 	}
@@ -430,26 +442,37 @@ func (r *Reader) Letter(ctx context.Context, id int64) (*connector.DeadLetter, e
 	return letters[0], nil
 }
 
-func scanLetter(row scanner) (*connector.DeadLetter, error) {
+func (r *Reader) scanLetter(row scanner) (*connector.DeadLetter, error) {
 	l := &connector.DeadLetter{}
 	var kind string
 	var lsn, commitTime int64
-	var created, closed sql.NullInt64
+	var created, closed, retry sql.NullInt64
 	var payload, keys, change []byte
 	var answer sql.NullString
 	if err := row.Scan(&l.ID, &l.Class, &kind, &l.Mapping, &l.Table, &lsn, &l.Position.Index, &l.Number, &commitTime, &payload, &l.Envelope,
-		&l.OptType, &keys, &l.Decrease, &change, &l.Reason, &l.Attempts, &answer, &created, &closed, &l.Resolution, &l.Uncounted); err != nil {
+		&l.OptType, &keys, &l.Decrease, &change, &l.Reason, &l.Attempts, &answer, &created, &closed, &l.Resolution, &l.Uncounted,
+		&l.Overtaken, &retry, &l.Retried); err != nil {
 		return nil, err
 	}
 	l.Kind, l.Position.Commit, l.CommitTime = connector.KindOf(kind), unsigned(lsn), time.UnixMicro(commitTime).UTC()
-	l.Payload, l.Change = payload, change
 	l.Created, l.Closed = fromStamp(created), fromStamp(closed)
+	scanRetry(l, retry)
 	var err error
+	if payload, err = r.seal.open(payload); err == nil {
+		change, err = r.seal.open(change)
+	}
+	if err != nil {
+		return nil, &damage{fmt.Errorf("dead letter %d: %w", l.ID, err)}
+	}
+	l.Payload, l.Change = payload, change
 	if l.Keys, err = decodeHashes(keys); err != nil {
 		return nil, &damage{err}
 	}
 	if answer.Valid {
 		l.Answer = &connector.LetterAnswer{}
+		if answer.String, err = r.seal.openText(answer.String); err != nil {
+			return nil, &damage{fmt.Errorf("the answer of dead letter %d: %w", l.ID, err)}
+		}
 		if err := json.Unmarshal([]byte(answer.String), l.Answer); err != nil {
 			return nil, &damage{errors.New("the answer of a dead letter can't be decoded")}
 		}

@@ -10,7 +10,7 @@ import (
 const applicationID = 0x747a6364
 
 // schemaVersion is what this program writes (PRAGMA user_version): the number of steps in migrations.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // migrations gives the steps from an empty file to schemaVersion. A step that a release has shipped never changes.
 //
@@ -123,6 +123,17 @@ CREATE TABLE request (
 	what    TEXT NOT NULL,
 	mapping TEXT NOT NULL,
 	created INTEGER NOT NULL
+) STRICT;
+`, `
+ALTER TABLE dead_letter ADD COLUMN overtaken INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE dead_letter ADD COLUMN retry INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE dead_letter ADD COLUMN retried TEXT NOT NULL DEFAULT '';
+CREATE INDEX dead_letter_retry ON dead_letter (id) WHERE retry > 0;
+
+-- A text that is encrypted with the key of the letters, where there is one.
+CREATE TABLE seal (
+	id    INTEGER PRIMARY KEY CHECK (id = 1),
+	probe BLOB NOT NULL
 ) STRICT;
 `}
 }

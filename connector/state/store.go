@@ -2,7 +2,6 @@ package state
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"sync"
@@ -17,6 +16,8 @@ type Location struct {
 	Path string
 	// DSN is the connection string of a PostgreSQL database, as pgx reads it; the state is its schema tuzhan_cdc.
 	DSN string
+	// KeyFile, where it is set, names the file with the key that encrypts what dead letters hold of customers: 32 bytes, raw or in hex or base64.
+	KeyFile string
 }
 
 // String names the place: "file PATH", or "database HOST:PORT/NAME".
@@ -57,7 +58,8 @@ type Stats struct {
 // end it with Close. Safe for concurrent use.
 type Store struct {
 	*Reader
-	w *writer
+	w     *writer
+	watch watch
 
 	closing sync.Once
 	done    chan struct{} // closed when the writer's goroutine has ended
@@ -75,7 +77,10 @@ var _ connector.Store = (*Store)(nil)
 func Open(ctx context.Context, at Location, o Options) (*Store, error) {
 	w := &writer{log: o.Logger, q: newQueue(), stop: make(chan struct{})}
 	var r *Reader
-	var err error
+	seal, err := loadKey(at.KeyFile)
+	if err != nil {
+		return nil, err
+	}
 	if at.DSN != "" {
 		w.medium, r, err = openServer(ctx, at, o)
 	} else {
@@ -84,15 +89,22 @@ func Open(ctx context.Context, at Location, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fault("opening", at.String(), err)
 	}
-	w.place = r.place
+	w.place, r.seal = r.place, seal
 	if w.now.checkpoint, w.now.lists, err = r.readCheckpoint(ctx, r.db); err != nil {
 		return nil, errors.Join(fault("opening", w.place, err), r.Close(), w.medium.close())
 	}
 	s := &Store{Reader: r, w: w, done: make(chan struct{})}
+	w.stored = s.storedLetters
 	go func() {
 		defer close(s.done)
 		s.err = w.run()
 	}()
+	if err = s.putKey(ctx); err == nil {
+		err = s.watchOpen(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(fault("opening", w.place, err), s.Close())
+	}
 	return s, nil
 }
 
@@ -168,7 +180,7 @@ func (s *Store) Rebase(ctx context.Context, cp *connector.Checkpoint, letters []
 	if err != nil {
 		return fault("writing", s.place, err)
 	}
-	stored, err := storedLetters(letters)
+	stored, err := s.storedLetters(letters)
 	if err != nil {
 		return fault("writing", s.place, err)
 	}
@@ -227,30 +239,33 @@ func (s *Store) SetAside(ctx context.Context, letters []*connector.DeadLetter) e
 	if len(letters) == 0 {
 		return nil
 	}
-	stored, err := storedLetters(letters)
+	stored, err := s.storedLetters(letters)
 	if err != nil {
 		return fault("writing", s.place, err)
 	}
 	return s.w.q.do(ctx, func(w *writer) error { return w.setAside(stored) })
 }
 
-func storedLetters(letters []*connector.DeadLetter) ([]storedLetter, error) {
+func (s *Store) storedLetters(letters []*connector.DeadLetter) ([]storedLetter, error) {
 	stored := make([]storedLetter, len(letters))
 	for i, l := range letters {
 		key := l.Key()
-		var answer any
-		if l.Answer != nil {
-			b, err := json.Marshal(l.Answer)
-			if err != nil {
-				return nil, err
-			}
-			answer = string(b)
+		answer, err := s.storedAnswer(l)
+		if err != nil {
+			return nil, err
 		}
 		stored[i].insert = []any{string(l.Class), l.Kind.String(), l.Mapping, l.Table, signed(l.Position.Commit), int64(l.Position.Index), int64(l.Number),
-			key.CommitTime, []byte(l.Payload), clean(l.Envelope), clean(l.OptType), encodeHashes(l.Keys), flag(l.Decrease), []byte(l.Change), clean(l.Reason),
+			key.CommitTime, s.seal.seal(l.Payload), clean(l.Envelope), clean(l.OptType), encodeHashes(l.Keys), flag(l.Decrease), s.seal.seal(l.Change), clean(l.Reason),
 			int64(l.Attempts), answer, stamp(l.Created), stamp(l.Closed), clean(l.Resolution), flag(l.Uncounted)}
 		if l.Kind == connector.Point {
 			stored[i].point = keyArgs(key)
+		}
+		stored[i].overtaken = func() bool { return l.Overtaken }
+		if l.Kind == connector.GroupRelation && len(l.Keys) > 0 && l.Closed.IsZero() && !l.Overtaken {
+			stored[i].overtaken = func() bool { return true } // nobody watches it
+			if v := s.watch.add(key, l.Keys, false); v != nil {
+				stored[i].overtaken = func() bool { return s.watch.writing(v) }
+			}
 		}
 	}
 	return stored, nil

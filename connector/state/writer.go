@@ -77,8 +77,11 @@ type writer struct {
 	maybe saved // what the last transaction makes of it, if it is stored after all
 	at    int   // the operation of the batch that is being applied
 	kept  []*operation
-	wait  time.Duration
-	said  time.Time
+	// stored makes letters ready to be written; unanswered are those of the open transaction that nobody but the writer knows of.
+	stored     func([]*connector.DeadLetter) ([]storedLetter, error)
+	unanswered []*connector.DeadLetter
+	wait       time.Duration
+	said       time.Time
 
 	commits, operations, failures atomic.Uint64
 }
@@ -211,6 +214,10 @@ func (w *writer) succeeded(batch []*operation) {
 		w.log.Info("outcomes of points can be stored again")
 	}
 	w.now, w.wait, w.said = w.next, 0, time.Time{}
+	for _, l := range w.unanswered {
+		w.log.Warn("dead letter", "class", l.Class, "mapping", l.Mapping, "position", l.Position, "reason", l.Reason)
+	}
+	w.unanswered = nil
 	for _, op := range batch {
 		if op.done != nil {
 			op.done <- fault("writing", w.place, op.refused)
@@ -246,7 +253,7 @@ func (w *writer) transact(batch []*operation) (culprit int, err error) {
 	if err != nil {
 		return -1, err
 	}
-	w.next = w.now
+	w.next, w.unanswered = w.now, nil
 	applied := 0
 	for i, op := range batch {
 		w.at = i
@@ -291,16 +298,18 @@ func keyArgs(k connector.RecordKey) []any {
 type storedLetter struct {
 	insert []any
 	point  []any // the key of a point's intent, else nil
+	// overtaken is asked when it is written.
+	overtaken func() bool
 }
 
 const insertLetter = `INSERT INTO dead_letter (class, kind, mapping, table_name, commit_lsn, idx, number, commit_time, payload, envelope, opt_type, keys,
-	decrease, change, reason, attempts, answer, created, closed, resolution, uncounted)
-	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+	decrease, change, reason, attempts, answer, created, closed, resolution, uncounted, overtaken)
+	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 	ON CONFLICT (commit_lsn, idx, mapping, commit_time, number) DO NOTHING`
 
 func (w *writer) setAside(letters []storedLetter) error {
 	for _, l := range letters {
-		if err := w.exec(insertLetter, l.insert...); err != nil {
+		if err := w.exec(insertLetter, append(slices.Clip(l.insert), flag(l.overtaken()))...); err != nil {
 			return err
 		}
 		if l.point != nil {
@@ -399,16 +408,21 @@ func (w *writer) putCheckpoint(cp *connector.Checkpoint, l lists) error {
 
 // forgetCovered deletes the points that cp covers. There are as many rows as points since the last checkpoint plus those that still
 // wait, and few of the latter: reading them all is cheaper than a delete for each of ten thousand ranges.
+//
+// A point that has an intent and no outcome, and is covered all the same, is one that its mapping, as it is now, does not make any more: it was edited
+// after the connector was killed between request and answer. It becomes a dead letter of class uncertain, with the checkpoint that covers it.
 func (w *writer) forgetCovered(cp *connector.Checkpoint) error {
+	unanswered := map[connector.RecordKey]connector.Known{}
 	// A mapping with a track is asked about by itself, at the same positions as the others.
 	all, byMapping := runs{}, map[string]*runs{}
 	for i := range cp.Tracks {
 		byMapping[cp.Tracks[i].Mapping] = &runs{}
 	}
-	if err := w.medium.query("SELECT commit_lsn, idx, mapping FROM point ORDER BY commit_lsn, idx", func(row scanner) error {
+	if err := w.medium.query("SELECT commit_lsn, idx, mapping, commit_time, number, applied FROM point ORDER BY commit_lsn, idx", func(row scanner) error {
 		var p storedPosition
 		var k connector.RecordKey
-		if err := row.Scan(&p.lsn, &p.idx, &k.Mapping); err != nil {
+		var applied int64
+		if err := row.Scan(&p.lsn, &p.idx, &k.Mapping, &k.CommitTime, &k.Number, &applied); err != nil {
 			return err
 		}
 		k.Position = connector.Position{Commit: unsigned(p.lsn), Index: p.idx}
@@ -416,10 +430,24 @@ func (w *writer) forgetCovered(cp *connector.Checkpoint) error {
 		if r == nil {
 			r = &all
 		}
-		r.add(p, cp.CoversRecord(k))
+		covered := cp.CoversRecord(k)
+		if r.add(p, covered); covered && applied == 0 {
+			unanswered[k] = connector.Intended
+		}
 		return nil
 	}); err != nil {
 		return err
+	}
+	if len(unanswered) > 0 {
+		letters := connector.Orphans(unanswered, func(connector.RecordKey) bool { return true }, "its mapping, as it is now, makes no point of that change")
+		stored, err := w.stored(letters)
+		if err == nil {
+			err = w.setAside(stored)
+		}
+		if err != nil {
+			return err
+		}
+		w.unanswered = append(w.unanswered, letters...)
 	}
 	others, names := forgetRun, []any(nil)
 	for name := range byMapping {

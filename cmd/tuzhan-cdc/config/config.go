@@ -171,11 +171,16 @@ type State struct {
 	Path string
 	// DSN is a PostgreSQL URL or keyword string (state.dsn or dsnFile); the state is schema tuzhan_cdc of its database.
 	DSN Secret
+	// KeyFile is a file with the key that encrypts what dead letters hold of customers: 32 bytes, raw or in hex or base64. A relative path counts from the
+	// configuration file's folder. Empty, the default: they are not encrypted.
+	KeyFile string
+	// KeepDeadLetters is how long closed dead letters are kept. Over 0; default 90 days.
+	KeepDeadLetters time.Duration
 }
 
-// Same reports whether two are one place.
+// Same reports whether two are one place, written in the same way.
 func (s State) Same(other State) bool {
-	return s.Path == other.Path && s.DSN.Reveal() == other.DSN.Reveal()
+	return s.Path == other.Path && s.DSN.Reveal() == other.DSN.Reveal() && s.KeyFile == other.KeyFile
 }
 
 // Server is the status page, /metrics, /healthz and /readyz.
@@ -205,7 +210,7 @@ func defaults() Config {
 			GiveUpAfter:    15 * time.Minute,
 			MaxDeadLetters: 10_000, PauseWhenRejected: true,
 		},
-		State:  State{Path: "./tuzhan-cdc.db"},
+		State:  State{Path: "./tuzhan-cdc.db", KeepDeadLetters: 90 * 24 * time.Hour},
 		Server: Server{Listen: "127.0.0.1:9642"},
 		Log:    Log{Level: slog.LevelInfo, Format: "text"},
 

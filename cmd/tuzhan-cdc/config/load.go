@@ -261,6 +261,12 @@ func (l *loader) state(n strict.Node) {
 		entry{"path", l.text(&s.Path, checkNotEmpty)},
 		entry{"dsn", l.secret(&s.DSN)},
 		entry{"dsnFile", l.secretFile(&s.DSN)},
+		entry{"keyFile", func(n strict.Node) {
+			if l.text(&s.KeyFile, checkNotEmpty)(n); s.KeyFile != "" {
+				s.KeyFile = l.besides(s.KeyFile)
+			}
+		}},
+		entry{"keepDeadLetters", l.duration(&s.KeepDeadLetters)},
 	)
 	dsn := or(fields["dsn"], fields["dsnFile"])
 	if dsn.IsZero() {

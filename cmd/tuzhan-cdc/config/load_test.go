@@ -139,7 +139,7 @@ func TestFullFile(t *testing.T) {
 			Timeout: 7 * time.Second, RequestsPerSecond: 2.5},
 		Delivery: Delivery{Concurrency: 5, PointConcurrency: 17, MaxBatch: 499, MaxBatchBytes: 2 << 20, MaxPending: 20001, MaxPendingBytes: 9 << 20,
 			Backoff: Backoff{Initial: 300 * time.Millisecond, Max: 40 * time.Second}, GiveUpAfter: 24 * time.Hour, MaxDeadLetters: 10001},
-		State:    State{Path: "/var/lib/tuzhan-cdc/state.db"},
+		State:    State{Path: "/var/lib/tuzhan-cdc/state.db", KeyFile: "testdata/full/secrets/letters-key", KeepDeadLetters: 30 * 24 * time.Hour},
 		Server:   Server{Listen: "0.0.0.0:9000"},
 		Log:      Log{Level: -4, Format: "json"},
 		Mappings: got.Mappings,

@@ -258,12 +258,12 @@ func (b *chaosBooks) compareApplied(want map[string]*wanted, say func(string, ..
 			say("%s: %d points were given, %d committed", key, a.Point, *w.point)
 		}
 		if times[key]++; times[key] > 1 {
-			if bodies[key] != string(a.Record) {
+			if bodies[key] != string(a.Record)+string(a.PublicParams) {
 				say("%s came again as something else", key)
 			}
 			continue
 		}
-		bodies[key] = string(a.Record)
+		bodies[key] = string(a.Record) + string(a.PublicParams)
 		if a.Endpoint == platformsim.Event {
 			if other, taken := uuids[a.UUID]; taken || a.UUID == "" {
 				say("%s and %s have one uuid", key, other)

@@ -160,11 +160,17 @@ func (c *chaos) sql(ctx context.Context, db *pgtest.DB, sql string, args ...any)
 
 // steal takes the slot away and reads it as another client would, for as long as that takes.
 func (c *chaos) steal(ctx context.Context) {
-	for range 20 {
-		c.sql(ctx, c.db, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL`, c.slot)
-		if c.sql(ctx, c.db, `SELECT count(*) FROM pg_logical_slot_peek_binary_changes($1, NULL, 2000, 'proto_version', '1', 'publication_names', $1)`, c.slot) {
+	for range 100 {
+		if c.sql(ctx, c.db, fmt.Sprintf(stealSlot, c.slot)) {
 			c.database.stolen.Add(1)
 			return
 		}
 	}
 }
+
+// stealSlot ends the stream and takes the slot as soon as it is free, which is a matter of luck: the connector is there again at once.
+const stealSlot = `DO $$ DECLARE pid int; BEGIN
+	SELECT active_pid INTO pid FROM pg_replication_slots WHERE slot_name = '%[1]s';
+	PERFORM pg_terminate_backend(pid, 5000);
+	PERFORM count(*) FROM pg_logical_slot_peek_binary_changes('%[1]s', NULL, 2000, 'proto_version', '1', 'publication_names', '%[1]s', 'messages', 'true');
+END $$`

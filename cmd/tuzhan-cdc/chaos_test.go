@@ -89,9 +89,9 @@ type chaos struct {
 	problems []string // the test's goroutine only
 	logs     []*process
 
-	kills, terms, hups, ends int
-	outages                  atomic.Int64
-	database                 databaseCounts
+	kills, terms, hups, overlaps, freezes, ends int
+	outages                                     atomic.Int64
+	database                                    databaseCounts
 }
 
 // dice gives the dice of one part of the run.
@@ -103,6 +103,9 @@ func runChaos(t *testing.T, seed uint64, long time.Duration) []string {
 	c := newChaos(t, seed, dice)
 	c.configure(dice)
 	t.Cleanup(func() {
+		for _, p := range c.logs {
+			p.kill()
+		}
 		if t.Failed() {
 			c.keepLogs(seed)
 		}
@@ -139,8 +142,8 @@ func runChaos(t *testing.T, seed uint64, long time.Duration) []string {
 		hits += f.Hits
 	}
 	d := &c.database
-	t.Logf("seed %d, %s, state %s: %d kills, %d SIGTERM, %d SIGHUP, %d ends by itself; database: %d fast and %d immediate restarts, %d cuts, %d pauses, "+
-		"%d refusals, %d terminations, slot stolen %d times; platform: %d faults struck, %d outages", seed, long, c.kind, c.kills, c.terms, c.hups, c.ends,
+	t.Logf("seed %d, %s, state %s: %d kills, %d SIGTERM, %d SIGHUP, %d overlaps, %d freezes, %d ends by itself; database: %d fast and %d immediate restarts, %d cuts, %d pauses, "+
+		"%d refusals, %d terminations, slot stolen %d times; platform: %d faults struck, %d outages", seed, long, c.kind, c.kills, c.terms, c.hups, c.overlaps, c.freezes, c.ends,
 		d.fast.Load(), d.immediate.Load(), d.cuts.Load(), d.pauses.Load(), d.refusals.Load(), d.terminated.Load(), d.stolen.Load(), hits, c.outages.Load())
 	t.Logf("seed %d: %d transactions committed (%d big), %d rolled back, %d skipped; %d records wanted, %d applied, %d of them again; dead letters %v; settled %s after the last fault",
 		seed, load.commits.Load(), load.big.Load(), load.rollbacks.Load(), load.marked.Load(), counts.wanted, counts.applied, counts.repeats, counts.letters, settling.Round(time.Millisecond))
@@ -173,9 +176,15 @@ func newChaos(t *testing.T, seed uint64, dice *rand.Rand) *chaos {
 // configure writes the file anew, with other limits.
 func (c *chaos) configure(dice *rand.Rand) {
 	pick := func(of ...int) int { return of[dice.IntN(len(of))] }
+	file := c.file
+	c.file += ".new" // a process that starts just now must not read half of it
 	c.write(chaosMappings, fmt.Sprintf("delivery: {concurrency: %d, pointConcurrency: %d, maxBatch: %d, maxPending: %d, backoff: {initial: 20ms, max: 300ms}, giveUpAfter: 3s}",
 		pick(1, 2, 4), pick(1, 4, 16), pick(1, 5, 50, 500), pick(50, 500, 20000)))
 	c.edit("timeout: 5s", "timeout: "+chaosTimeout.String())
+	if err := os.Rename(c.file, file); err != nil {
+		c.t.Fatal(err)
+	}
+	c.file = file
 }
 
 func (c *chaos) problem(format string, args ...any) {
@@ -185,6 +194,11 @@ func (c *chaos) problem(format string, args ...any) {
 // launch starts the program. Where one has died before, the platform is done with its requests.
 func (c *chaos) launch() {
 	c.platform(func(s *platformsim.Sim) bool { return s.InFlight("") == 0 })
+	c.start()
+}
+
+// start starts the program, whatever else runs.
+func (c *chaos) start() {
 	p := &process{t: c.t, cmd: c.command("run"), log: &logBuffer{changed: make(chan struct{})}, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	if err := p.cmd.Start(); err != nil {
@@ -208,18 +222,26 @@ func (c *chaos) torment(ctx context.Context, dice *rand.Rand) {
 			return
 		case <-next.C:
 		}
-		switch dice.IntN(10) {
+		switch dice.IntN(12) {
 		case 0, 1, 2, 3, 4:
 			c.kills++
 			c.proc.kill()
 			c.launch()
 		case 5, 6:
 			c.terms++
-			_ = c.proc.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-			if code := c.proc.exit(); code != 0 && c.proc.log.String() != "" {
-				c.problem("SIGTERM: the connector exits with %d", code)
-			}
+			c.terminated(c.proc)
 			c.launch()
+		case 7: // as at a rolling update: the next one waits for the state
+			c.overlaps++
+			before := c.proc
+			c.start()
+			rest(ctx, dice, 200*time.Millisecond)
+			c.terminated(before)
+		case 8:
+			c.freezes++
+			_ = c.proc.cmd.Process.Signal(syscall.SIGSTOP)
+			rest(ctx, dice, 400*time.Millisecond)
+			_ = c.proc.cmd.Process.Signal(syscall.SIGCONT)
 		default:
 			c.configure(dice)
 			if strings.Contains(c.proc.log.String(), "msg=streaming") { // before, the signal would end it
@@ -230,13 +252,26 @@ func (c *chaos) torment(ctx context.Context, dice *rand.Rand) {
 	}
 }
 
-// ended notes that the program has ended by itself, and starts it again. It may do so where the state's server says that another one has taken the state.
+// terminated ends a process in good order.
+func (c *chaos) terminated(p *process) {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	if code := p.exit(); code != 0 && p.log.String() != "" && !c.mayEnd(p) {
+		c.problem("SIGTERM: the connector exits with %d", code)
+	}
+}
+
+// ended notes that the program has ended by itself, and starts it again.
 func (c *chaos) ended() {
 	c.ends++
-	if log := strings.TrimSpace(c.proc.log.String()); c.kind == "file" || !strings.Contains(log[strings.LastIndexByte(log, '\n')+1:], "state") {
+	if log := c.proc.log.String(); !c.mayEnd(c.proc) {
 		c.problem("the connector ended by itself: %v: %s", c.proc.err, log[max(0, len(log)-1500):])
 	}
 	c.launch()
+}
+
+// mayEnd reports whether a process has ended because another one has taken the state over, when the connection to the state's server was lost.
+func (c *chaos) mayEnd(p *process) bool {
+	return c.kind != "file" && strings.Contains(p.log.String(), "has taken this state over")
 }
 
 // settle waits until all that was committed is settled.
@@ -297,7 +332,7 @@ func (c *chaos) checkRequests() {
 		c.problem("%d violations, the first one %+v", len(v), v[0])
 	}
 	for _, r := range c.sim.Requests() {
-		probe := r.Endpoint == platformsim.Point && r.Bytes <= 2
+		probe := r.Bytes == len("{}") // asks whether the endpoint is back
 		if r.Refusal != "" && !strings.Contains(r.Refusal, "token") && !probe {
 			c.problem("request %d to %s was refused: %s", r.Number, r.Endpoint, r.Refusal)
 		}

@@ -85,7 +85,14 @@ func Open(ctx context.Context, at Location, o Options) (*Store, error) {
 		return nil, fault("opening", at.String(), err)
 	}
 	w.place = r.place
-	if w.now.checkpoint, w.now.lists, err = r.readCheckpoint(ctx, r.db); err != nil {
+	err = patience{o, w.place}.until(ctx, func() (busy, err error) {
+		w.now.checkpoint, w.now.lists, err = r.readCheckpoint(ctx, r.db)
+		if r.server && passing(err) && ctx.Err() == nil { // its server may go away just now
+			return fault("opening", w.place, err), nil
+		}
+		return nil, err
+	})
+	if err != nil {
 		return nil, errors.Join(fault("opening", w.place, err), r.Close(), w.medium.close())
 	}
 	s := &Store{Reader: r, w: w, done: make(chan struct{})}

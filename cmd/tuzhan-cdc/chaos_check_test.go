@@ -429,7 +429,7 @@ func faultAnswers(faults []platformsim.InjectedFault, outages bool) map[platform
 		}
 	}
 	for _, f := range faults {
-		if f.Hits == 0 {
+		if f.Hits == 0 || f.Fault.Action == platformsim.Pass && f.Fault.Delay < chaosTimeout {
 			continue
 		}
 		text := ""

@@ -79,6 +79,11 @@ func platformFault(dice *rand.Rand) platformsim.Fault {
 
 // platformFaults lets the platform fail until ctx ends.
 func (c *chaos) platformFaults(ctx context.Context, dice *rand.Rand) {
+	// Many requests are answered a while after they were applied, so that a kill mostly meets some.
+	slow := platformsim.Fault{Count: -1, Probability: 0.25, Delay: 25 * time.Millisecond, WaitAfter: true}
+	if _, err := c.sim.Inject(slow); err != nil {
+		c.t.Error(err)
+	}
 	for i, f := range chaosPoisons {
 		f.Match, f.Count = fmt.Sprintf("poison%d", i), -1
 		if _, err := c.sim.Inject(f); err != nil {

@@ -199,7 +199,7 @@ func transaction(dice *rand.Rand) []string {
 		list, homes = append(list, emitMarker, chaosSkip), chaosHomes/6 // the groups of these can't be compared with the tables
 	}
 	switch n := 1 + dice.IntN(5); {
-	case dice.IntN(400) == 0:
+	case dice.IntN(250) == 0:
 		list = append(list, fmt.Sprintf(`INSERT INTO crm.orders(home, phone, openid, goods, amount, status)
 			SELECT i %% %[1]d, 'p' || (i %% %[1]d * 2 + i / %[1]d %% 2), 'o' || (i %% %[1]d * 2 + i / 7 %% 2), 'big', i, CASE WHEN i %% 5 = 0 THEN 'paid' ELSE 'new' END
 			FROM generate_series(%[2]d, %[3]d) i`, chaosHomes, dice.IntN(chaosHomes), 500+dice.IntN(700)))

@@ -180,8 +180,8 @@ func (c *chaos) configure(dice *rand.Rand) {
 	pick := func(of ...int) int { return of[dice.IntN(len(of))] }
 	file := c.file
 	c.file += ".new" // a process that starts just now must not read half of it
-	c.write(chaosMappings, fmt.Sprintf("delivery: {concurrency: %d, pointConcurrency: %d, maxBatch: %d, maxPending: %d, backoff: {initial: 20ms, max: 300ms}, giveUpAfter: 3s}",
-		pick(1, 2, 4), pick(2, 4, 16), pick(1, 5, 50, 500), pick(50, 500, 20000)))
+	c.write(chaosMappings, fmt.Sprintf("delivery: {concurrency: %d, pointConcurrency: %d, maxBatch: %d, maxPending: %d, backoff: {initial: 20ms, max: 300ms}, giveUpAfter: %dms}",
+		pick(1, 2, 4), pick(2, 4, 16), pick(1, 5, 50, 500), pick(50, 500, 20000), pick(500, 2000, 5000)))
 	c.edit("timeout: 5s", "timeout: "+chaosTimeout.String())
 	if err := os.Rename(c.file, file); err != nil {
 		c.t.Fatal(err)

@@ -51,9 +51,15 @@ func (p *Pipeline) loadTracks(cp *Checkpoint) {
 		if t.Held == HoldMisfit {
 			t.Held, t.Reason = "", ""
 		}
-		if t.Held != "" {
+		switch {
+		case t.Held != "":
 			t.freeze(t.Settled.next(), t.SinceTime, t.Held, t.Reason)
 			p.alarmHeld(t)
+		case t.SetAside:
+			p.alarms.Raise("held/"+t.Mapping, fmt.Sprintf("mapping %s: what it can't read becomes dead letters, since position %s", t.Mapping, t.Since),
+				"mend the mapping's file and reload (kill -HUP, or start again); tuzhan-cdc deadletters list --mapping "+t.Mapping)
+		default:
+			p.alarms.Clear("held/" + t.Mapping) // it works its changes off, or is held anew
 		}
 		p.tracks = append(p.tracks, t)
 	}

@@ -121,7 +121,7 @@ func checkHistory(ctx context.Context, cfg *config.Config, saved *connector.Save
 	case saved.Checkpoint == nil:
 		return nil
 	}
-	return []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "history", Text: fmt.Sprintf("settled up to %s, which the server's history has", saved.Checkpoint.Settled)}}
+	return []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "history", Text: fmt.Sprintf("settled up to %s, which the server's history has", settledText(saved.Checkpoint.Settled))}}
 }
 
 // failure is a neighbour that could not be asked: a warning where that passes, else an error.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -190,12 +191,21 @@ type slotWatcher struct {
 	meter postgres.WALMeter // of look's goroutine
 	rate  postgres.WALRate
 	once  bool // there will be one look only
+	kick  chan struct{}
 }
 
 const watchEvery = 5 * time.Second
 
 func newSlotWatcher(cfg *config.Config, alarms *connector.Alarms) *slotWatcher {
-	return &slotWatcher{cfg: cfg, alarms: alarms}
+	return &slotWatcher{cfg: cfg, alarms: alarms, kick: make(chan struct{}, 1)}
+}
+
+// due asks for a look now. It does not block.
+func (w *slotWatcher) due() {
+	select {
+	case w.kick <- struct{}{}:
+	default:
+	}
 }
 
 // Run looks until ctx ends.
@@ -208,6 +218,7 @@ func (w *slotWatcher) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-w.kick:
 		}
 	}
 }
@@ -257,7 +268,7 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 		line("slot", "%s: not there, or the server is not to be reached", s.Slot.Name)
 	}
 	if c := s.Checkpoint; c != nil {
-		line("checkpoint", "settled up to %s, confirmed %s, written %s ago", c.Settled, c.Flush, time.Since(c.Written).Round(time.Second))
+		line("checkpoint", "settled up to %s, confirmed %s, written %s ago", settledText(c.Settled), c.Flush, time.Since(c.Written).Round(time.Second))
 	} else {
 		line("checkpoint", "none yet")
 	}
@@ -319,4 +330,12 @@ func gapText(g connector.Gap) string {
 		to = g.To.String()
 	}
 	return fmt.Sprintf("%s, from %s to %s, recorded %s: %s", what, g.From, to, g.At.Local().Format(time.DateTime), strings.Join(strings.Fields(g.Reason), " "))
+}
+
+// settledText leaves out an index that stands for "all that begins before the next LSN".
+func settledText(p connector.Position) string {
+	if p.Index == math.MaxUint32 {
+		return p.Commit.String()
+	}
+	return p.String()
 }

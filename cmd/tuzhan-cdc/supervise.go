@@ -114,6 +114,11 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 	}
 	p.resumed = slices.ContainsFunc(requests, func(r state.Request) bool { return r.What == state.RequestResume && r.Mapping == "" })
 	gone := goneFrom(cfg.Mappings)
+	for _, t := range cp.Tracks {
+		if gone(t.Mapping) { // all of it is set aside
+			s.parts.alarms.Clear("held/" + t.Mapping)
+		}
+	}
 	cp.Tracks = slices.DeleteFunc(slices.Clone(cp.Tracks), func(t connector.Track) bool { return gone(t.Mapping) })
 	orphans := connector.Orphans(saved.Known, func(k connector.RecordKey) bool { return gone(k.Mapping) }, "its mapping is gone from the file")
 	if p.Rebased && saved.Checkpoint != nil {
@@ -250,6 +255,7 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 	}
 	parts.source = postgres.NewSource(p.source, p.Prepared, parts.alarms, s.log)
 	s.view.set(&parts)
+	parts.watcher.due() // the slot may be new
 	defer s.view.set(&s.parts)
 
 	running, stop := context.WithCancelCause(ctx)

@@ -94,14 +94,15 @@ mappings:
 	held := func() {
 		t.Helper()
 		r.proc.until(`msg="mapping held`)
-		for _, words := range []string{"mapping=paid", "tuzhan-cdc.yaml:", "column status is unknown: the table's replica identity does not carry it", `REPLICA IDENTITY FULL; -- sends it with later changes`,
-			"tuzhan-cdc deadletters set-aside --mapping paid"} {
+		// Either the row lacks the column, or the look at the tables was there first: the words differ a little.
+		for _, words := range []string{"mapping=paid", "tuzhan-cdc.yaml:", "column status", "replica identity", `REPLICA IDENTITY FULL;`} {
 			if _, line, _ := strings.Cut(r.proc.log.String(), `msg="mapping held`); !strings.Contains(strings.ReplaceAll(strings.SplitN(line, "\n", 2)[0], `\"`, `"`), words) {
 				t.Errorf("the log's line does not say %q: %.600s", words, line)
 			}
 		}
 	}
 	held()
+	r.proc.until("tuzhan-cdc deadletters set-aside --mapping paid")
 	if code := r.proc.terminate(); code != 0 {
 		t.Fatalf("exit code %d", code)
 	}

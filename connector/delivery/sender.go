@@ -418,6 +418,11 @@ func (d *Delivery) giveBack(items []*item, tried bool) {
 // explain says in plain words why an endpoint is down, and what to do.
 func explain(e *endpoint, a connector.Answer) (text, cure string) {
 	what := fmt.Sprintf("the platform's endpoint %s (platform.paths.%s)", e.name, e.name)
+	switch {
+	case a.Code == "100100": // the platform's APPID_SECRET_ERROR, which the token call gives
+		return what + " gets no token: app id or app secret is wrong: " + said(a),
+			"mend platform.appID and appSecret and reload (appSecretFile is read again by itself); `tuzhan-cdc check` tries them. Changes wait"
+	}
 	switch a.Verdict {
 	case connector.TokenRefused:
 		return what + " refuses the token, a fresh one too: " + said(a),
@@ -436,5 +441,8 @@ func said(a connector.Answer) string {
 	if a.Err != nil {
 		return a.Err.Error()
 	}
-	return fmt.Sprintf("HTTP %d, code %q", a.HTTPStatus, a.Code)
+	if a.Code == "" {
+		return fmt.Sprintf("HTTP %d", a.HTTPStatus)
+	}
+	return fmt.Sprintf("HTTP %d, code %s", a.HTTPStatus, a.Code)
 }

@@ -240,7 +240,7 @@ func TestRemovedWAL(t *testing.T) {
 	db.Exec(t, `INSERT INTO crm.t VALUES (1)`)
 	first := pgtest.Value[string](t, db, `SELECT pg_walfile_name(restart_lsn) FROM pg_replication_slots WHERE slot_name = $1`, cfg.Slot)
 	dir := pgtest.Value[string](t, db, `SELECT current_setting('data_directory')`)
-	db.Exec(t, `SELECT pg_switch_wal()`, `INSERT INTO crm.t VALUES (2)`, `CHECKPOINT`, `COPY (SELECT 1) TO PROGRAM 'rm "`+dir+`/pg_wal/`+first+`"'`)
+	db.Exec(t, `SELECT pg_switch_wal()`, `INSERT INTO crm.t VALUES (2)`, `CHECKPOINT`, shell(`rm "`+dir+`/pg_wal/`+first+`"`))
 	log := newLogLines()
 	_, done := runToEnd(t, cfg, p, newRecorder(p.Checkpoint.Flush, true), log)
 	var r *Refusal

@@ -167,6 +167,11 @@ host all all all scram-sha-256
 		}
 		name := c.role + " " + c.host + " " + strings.ReplaceAll(c.params, filepath.Dir(root), "")
 		tls, err := overBoth(t, db, dsn(c.role, c.host, c.params))
+		// Under TLS 1.3 the server refuses a client's certificate when the client thinks that all is well: what it wrote meanwhile may bring a reset that
+		// overtakes the alert. That passes for a broken network, is tried again, and soon shows what it is.
+		for tries := 0; c.fails != "" && Passing(err) && tries < 50; tries++ {
+			tls, err = overBoth(t, db, dsn(c.role, c.host, c.params))
+		}
 		switch {
 		case c.fails == "" && (err != nil || tls != c.tls):
 			t.Errorf("%s: TLS %v, %v", name, tls, err)

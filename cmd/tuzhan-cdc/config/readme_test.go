@@ -24,6 +24,9 @@ func TestReadmeYAML(t *testing.T) {
 		if !strings.Contains(whole, "source:") {
 			whole = "source: {dsn: postgres://cdc@127.0.0.1/crm}\nplatform: {baseURL: https://example.com, token: t, paths: {point: /p}}\n" + whole
 		}
+		if !strings.Contains(whole, "mappings:") { // some other block
+			whole += "\nmappings: [{name: m, table: crm.t, on: [insert], event: {eventKey: k, identities: [{identityType: id, identityValue: \"${{ id }}\"}]}}]\n"
+		}
 		file := filepath.Join(t.TempDir(), "readme.yaml")
 		if err := os.WriteFile(file, []byte(whole), 0o600); err != nil {
 			t.Fatal(err)

@@ -110,6 +110,10 @@ type databaseCounts struct{ fast, immediate, cuts, pauses, refusals, terminated,
 // databaseFaults lets the database and the network before it fail until ctx ends; then all is well again.
 func (c *chaos) databaseFaults(ctx context.Context, dice *rand.Rand) {
 	for rest(ctx, dice, 600*time.Millisecond) {
+		proxy := c.proxy
+		if dice.IntN(2) == 0 && c.elsewhere != nil {
+			proxy = c.stateProxy
+		}
 		switch dice.IntN(12) {
 		case 0, 1:
 			mode, count := throwaway.Fast, &c.database.fast
@@ -122,17 +126,17 @@ func (c *chaos) databaseFaults(ctx context.Context, dice *rand.Rand) {
 			c.server.Start(c.t)
 		case 2, 3:
 			c.database.cuts.Add(1)
-			c.proxy.Cut()
+			proxy.Cut()
 		case 4, 5:
 			c.database.pauses.Add(1)
-			c.proxy.Pause()
+			proxy.Pause()
 			rest(ctx, dice, 600*time.Millisecond)
-			c.proxy.Resume()
+			proxy.Resume()
 		case 6, 7:
 			c.database.refusals.Add(1)
-			c.proxy.Refuse()
+			proxy.Refuse()
 			rest(ctx, dice, 300*time.Millisecond)
-			c.proxy.Heal(c.t)
+			proxy.Heal(c.t)
 		case 8:
 			c.database.terminated.Add(1)
 			c.sql(ctx, c.db, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL`, c.slot)
@@ -148,6 +152,9 @@ func (c *chaos) databaseFaults(ctx context.Context, dice *rand.Rand) {
 		}
 	}
 	c.proxy.Heal(c.t)
+	if c.elsewhere != nil {
+		c.stateProxy.Heal(c.t)
+	}
 }
 
 // sql runs a statement on a connection of its own. The server may end it: that is no failure of the test.

@@ -84,7 +84,9 @@ type chaos struct {
 	server    *pgtest.PrivateInstance
 	proxy     *pgtest.TCPProxy
 	elsewhere *pgtest.DB // of the state; nil: a file, or the CRM's database
-	kind      string     // of the state
+	// stateProxy stands before it.
+	stateProxy *pgtest.TCPProxy
+	kind       string // of the state
 
 	problems []string // the test's goroutine only
 	logs     []*process
@@ -170,7 +172,8 @@ func newChaos(t *testing.T, seed uint64, dice *rand.Rand) *chaos {
 		c.state = fmt.Sprintf("{dsn: %q}", c.dsn)
 	case "other":
 		c.elsewhere = pgtest.Private(t).Database(t)
-		c.state = fmt.Sprintf("{dsn: %q}", c.elsewhere.DSN())
+		c.stateProxy = pgtest.Proxy(t, c.elsewhere.Server().Addr())
+		c.state = fmt.Sprintf("{dsn: %q}", c.elsewhere.Through(c.stateProxy))
 	}
 	return c
 }

@@ -382,12 +382,23 @@ func (b *chaosBooks) compareGroups(times map[string]int, letters map[string]*con
 	for phone := range customers {
 		have := names(got[phone])
 		if asked := names(should[phone]); !slices.Equal(have, asked) {
-			say("customer %s has the groups %v, not %v", phone, have, asked)
+			say("customer %s has the groups %v, not %v; the ledger: %s", phone, have, asked, b.ledgerOf(phone, have, asked))
 		}
 		if table := b.groups[phone]; !lettered[phone] && !b.skipped[phone] && !slices.Equal(have, table) {
 			say("customer %s has the groups %v, the tables say %v", phone, have, table)
 		}
 	}
+}
+
+// ledgerOf tells when the groups of a customer were applied that are in one of two lists only.
+func (b *chaosBooks) ledgerOf(phone string, one, other []string) string {
+	var lines []string
+	for _, a := range b.applied {
+		if a.Customer == phone && slices.ContainsFunc(a.Groups, func(g string) bool { return slices.Contains(one, g) != slices.Contains(other, g) }) {
+			lines = append(lines, fmt.Sprintf("%s %v (applied as %d, request %d of %s)", a.OptType, a.Groups, a.Seq, a.Request, a.Received.UTC().Format("15:04:05.000")))
+		}
+	}
+	return strings.Join(lines, ", ")
 }
 
 // unexplained says why no fault explains a dead letter; empty: one does.

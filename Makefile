@@ -4,6 +4,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 PACKAGES ?= ./...
 VERSIONS ?= 13 15 17 18
 ROWS ?= 5000000
+SECONDS ?= 60
+SEED ?=
+STATE ?=
 TIMEOUT ?= 9m
 FUZZTIME ?= 30s
 BENCH ?= .
@@ -13,7 +16,7 @@ ARGS ?=
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-matrix race lint fuzz bench soak demo test-image image clean
+.PHONY: help build test test-matrix race lint fuzz bench soak chaos chaos-proves demo test-image image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +49,14 @@ bench: ## benchmarks (BENCH, BENCHTIME, PACKAGES)
 soak: ## the memory of the connector over a transaction of ROWS/5 and a backlog of ROWS (5000000), whatever the platform; takes its time
 	@.ci/prepare test
 	SOAK_ROWS=$(ROWS) CGO_ENABLED=0 go test -count=1 -run '^TestMemorySoak$$' -v -timeout 4h ./cmd/tuzhan-cdc
+
+chaos: ## everything fails at once for SECONDS (60), by SEED (random), then what was applied is compared with what was committed; STATE=file|same|other
+	@.ci/prepare test
+	CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) CHAOS_STATE=$(STATE) CGO_ENABLED=0 go test -count=1 -run '^TestChaos$$' -v -timeout 4h ./cmd/tuzhan-cdc
+
+chaos-proves: ## the chaos test finds a bug that is put in for it (build tag chaosbug)
+	@.ci/prepare test
+	CHAOS_PROVES=1 CGO_ENABLED=0 go test -count=1 -run '^TestChaosProves$$' -v -timeout 10m ./cmd/tuzhan-cdc
 
 demo: build ## a whole CRM, platform and connector on this machine for 20 s, with a reconciliation (ARGS="--seconds 60")
 	@.ci/prepare demo

@@ -222,6 +222,9 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 		p.records.Add(uint64(len(p.out.Records)))
 		for _, r := range p.out.Records {
 			r.change = open
+			if settlesUnsent {
+				open.settle(r.RecordID)
+			}
 		}
 		p.deliverer.Submit(p.out.Records)
 	}
@@ -322,7 +325,9 @@ func (p *Pipeline) Room() <-chan struct{} {
 // Settle notes that a record needs no more work. The deliverer calls it once for each record it was given, after what must be
 // on disk (a dead letter) is there.
 func (p *Pipeline) Settle(r *Record) {
-	r.change.settle(r.RecordID)
+	if !settlesUnsent {
+		r.change.settle(r.RecordID)
+	}
 	p.checkDue()
 }
 

@@ -43,7 +43,7 @@ type Config struct {
 type Ports struct {
 	Platform connector.Platform
 	Store    connector.Store
-	// Settle is called once for each record that was submitted and needs no more work.
+	// Settle is called once for each record that was submitted and needs no more work, before a record behind it is sent. It must not block or call back.
 	Settle func(*connector.Record)
 	// CountOpen counts the open dead letters in the store that count for MaxDeadLetters.
 	CountOpen func(context.Context) (int, error)
@@ -216,10 +216,21 @@ func (d *Delivery) full() bool {
 
 // settle takes items out of the queue, in their order in the request, and tells the pipeline. letters are those that were set aside, the
 // others were delivered. It returns true.
+//
+// The pipeline is told of a record before those behind it may go: else a checkpoint could know a customer's later record as settled and the earlier one
+// not, and a kill would send the earlier one again, behind the later one.
 func (d *Delivery) settle(items []*item, letters map[*item]*connector.DeadLetter) bool {
+	for _, it := range items { // before a checkpoint covers it
+		if it.rec.Kind == connector.GroupRelation && letters[it] == nil {
+			d.ports.Store.Overtake(it.rec.RecordID, it.rec.Keys)
+		}
+	}
 	d.mu.Lock()
 	var woken []*endpoint
 	for _, it := range items {
+		if it.retry == nil {
+			d.ports.Settle(it.rec)
+		}
 		woken = d.queue.settle(it, woken)
 		if it.failure != nil && it.failure.alone {
 			d.cleared(it)
@@ -237,13 +248,8 @@ func (d *Delivery) settle(items []*item, letters map[*item]*connector.DeadLetter
 	d.openRoom()
 	d.mu.Unlock()
 	for _, it := range items {
-		if it.rec.Kind == connector.GroupRelation && letters[it] == nil {
-			d.ports.Store.Overtake(it.rec.RecordID, it.rec.Keys)
-		}
 		if it.retry != nil {
 			it.retry.Done(letters[it])
-		} else {
-			d.ports.Settle(it.rec)
 		}
 	}
 	return true

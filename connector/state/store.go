@@ -90,7 +90,18 @@ func Open(ctx context.Context, at Location, o Options) (*Store, error) {
 		return nil, fault("opening", at.String(), err)
 	}
 	w.place, r.seal = r.place, seal
-	if w.now.checkpoint, w.now.lists, err = r.readCheckpoint(ctx, r.db); err != nil {
+	insist := func(what func() error) error { // a server may go away just now
+		return patience{o, w.place}.until(ctx, func() (busy, err error) {
+			if err = what(); r.server && passing(err) && ctx.Err() == nil {
+				return fault("opening", w.place, err), nil
+			}
+			return nil, err
+		})
+	}
+	if err = insist(func() (err error) {
+		w.now.checkpoint, w.now.lists, err = r.readCheckpoint(ctx, r.db)
+		return err
+	}); err != nil {
 		return nil, errors.Join(fault("opening", w.place, err), r.Close(), w.medium.close())
 	}
 	s := &Store{Reader: r, w: w, done: make(chan struct{})}
@@ -99,8 +110,8 @@ func Open(ctx context.Context, at Location, o Options) (*Store, error) {
 		defer close(s.done)
 		s.err = w.run()
 	}()
-	if err = s.putKey(ctx); err == nil {
-		err = s.watchOpen(ctx)
+	if err = insist(func() error { return s.putKey(ctx) }); err == nil {
+		err = insist(func() error { return s.watchOpen(ctx) })
 	}
 	if err != nil {
 		return nil, errors.Join(fault("opening", w.place, err), s.Close())

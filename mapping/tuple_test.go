@@ -42,6 +42,7 @@ func TestOldColumnNotSent(t *testing.T) {
 		{"not read", onUpdate + plain, update(partial), "", 1},
 		{"all there, more than the Relation message says", onUpdate + "when: 'old.status == status', " + plain, change(connector.Update, table, full, full), "", 1},
 		{"an insert shows nothing", all + "when: 'old?.status != status', " + plain, change(connector.Insert, table, full, nil), "", 0},
+		{"an insert under FULL", all + "when: 'old?.status != status', " + plain, change(connector.Insert, underKey(ordersTable(), connector.IdentityFull, "id", "status", "phone"), full, nil), "", 1},
 		{"another failure is a letter", onUpdate + "when: 'old.id + amount > 0', " + plain, change(connector.Update, table, with(full, 3, "NaN"), partial),
 			"letter: mapping m (m.yaml:1): when: NaN or infinity can't be computed with", 1},
 		{"delete", all + plain, change(connector.Delete, table, nil, partial), "misfit: mapping m (m.yaml:1): identities[0].identityValue: column phone" + lacks, 0},

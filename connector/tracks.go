@@ -214,13 +214,15 @@ type HeldMapping struct {
 	SinceTime time.Time `json:"sinceTime"`
 	// Reason is empty while it works its changes off.
 	Reason string `json:"reason,omitempty"`
+	// Why is empty where Reason is.
+	Why Hold `json:"-"`
 	// SetAside says that what it can't read becomes dead letters.
 	SetAside bool `json:"setAside,omitempty"`
 }
 
 // HeldMapping tells of a track.
 func (t *Track) HeldMapping() HeldMapping {
-	return HeldMapping{t.Mapping, t.Since, t.SinceTime, t.Reason, t.SetAside}
+	return HeldMapping{t.Mapping, t.Since, t.SinceTime, t.Reason, t.Held, t.SetAside}
 }
 
 // HeldMappings gives the mappings that are held. Safe for concurrent use.
@@ -232,8 +234,12 @@ func (p *Pipeline) HeldMappings() []HeldMapping {
 		list = append(list, t.HeldMapping())
 	}
 	for _, h := range p.holds {
-		if !slices.ContainsFunc(list, func(x HeldMapping) bool { return x.Mapping == h.mapping }) {
-			list = append(list, HeldMapping{Mapping: h.mapping, Reason: h.reason})
+		i := slices.IndexFunc(list, func(x HeldMapping) bool { return x.Mapping == h.mapping })
+		if i < 0 {
+			list, i = append(list, HeldMapping{Mapping: h.mapping}), len(list)
+		}
+		if list[i].Reason == "" { // it works off nothing before it is held again
+			list[i].Reason, list[i].Why = h.reason, h.why
 		}
 	}
 	return list

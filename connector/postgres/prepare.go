@@ -134,6 +134,11 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	if err != nil {
 		return nil, err
 	}
+	if cfg.TimeZone != nil {
+		if err := cfg.TimeZone(server.TimeZone); err != nil {
+			return nil, &mapError{err}
+		}
+	}
 	found, err := LoadUsed(asking, conn, cfg.Uses, cfg.Publication)
 	if err != nil {
 		return nil, err
@@ -180,6 +185,27 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	}
 	p.resolve(saved, breaches, start, log)
 	return p, nil
+}
+
+// Reach connects as Prepare and the stream do, and asks the server who it is. It waits for nothing: ctx bounds it.
+func Reach(ctx context.Context, dsn string) error {
+	conn, err := Connect(ctx, dsn)
+	if err != nil {
+		return Explain(err)
+	}
+	defer closePlain(conn)
+	repl, err := connectReplication(ctx, dsn)
+	if hasState(err, stateTooManyConnections) {
+		return nil // the stream that runs has to go first
+	}
+	if err != nil {
+		return Explain(err)
+	}
+	defer closeConn(repl)
+	if _, err := pglogrepl.IdentifySystem(ctx, repl); err != nil {
+		return Explain(err)
+	}
+	return nil
 }
 
 // CheckHistory compares the server's history with the saved one as Prepare does, and changes nothing: a *Refusal is what run would end with.

@@ -91,13 +91,30 @@ func ask(c *cobra.Command, q state.Request, suits func(connector.Track) bool) er
 		}
 	}
 	switch {
-	case q.Mapping != "" && !slices.Contains(held, q.Mapping):
+	case q.Mapping != "" && !slices.Contains(held, q.Mapping) && !(q.What == state.RequestSetAside && startsHeld(c.Context(), cfg, cp, q.Mapping)):
 		return fmt.Errorf("mapping %s is not held in a way that this ends; %s", q.Mapping, heldList(held))
-	case len(held) == 0 && (q.What != state.RequestResume || !mayBePaused(c.Context(), cfg)):
+	case q.Mapping == "" && len(held) == 0 && (q.What != state.RequestResume || !mayBePaused(c.Context(), cfg)):
 		return fmt.Errorf("no mapping is held in a way that this ends; `tuzhan-cdc status` shows what is held, and why")
 	}
 	q.Created = time.Now()
 	return state.Ask(c.Context(), stateLocation(cfg), q)
+}
+
+// startsHeld reports whether a mapping is held from its next change on: the running connector says so, or, where none can be asked, its table does.
+// Where neither answers it may be.
+func startsHeld(ctx context.Context, cfg *config.Config, cp *connector.Checkpoint, mapping string) bool {
+	if cp == nil || !slices.Contains(cp.Mappings, mapping) || !slices.Contains(cfg.Mappings.Names(), mapping) {
+		return false
+	}
+	if cfg.Server.Listen != "" {
+		asking, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		if s, err := status.Fetch(asking, cfg.Server.Listen); err == nil {
+			return slices.Contains(s.Held, mapping)
+		}
+	}
+	unfit, err := unfitNow(ctx, cfg, cp.Mappings)
+	return err != nil || unfit[mapping] != ""
 }
 
 // mayBePaused reports whether delivery is paused; true too where no running connector can be asked.

@@ -5,7 +5,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 )
 
@@ -51,7 +53,11 @@ func (s *supervisor) asked(ctx context.Context, parts *connectorParts) (anew boo
 	held := parts.pipeline.HeldMappings()
 	var idle []int64
 	for _, r := range requests {
-		if s.matters(r, parts, held) {
+		matters, err := s.matters(ctx, r, parts, held)
+		if err != nil {
+			continue // the database is away: later
+		}
+		if matters {
 			return true
 		}
 		idle = append(idle, r.ID)
@@ -64,9 +70,13 @@ func (s *supervisor) asked(ctx context.Context, parts *connectorParts) (anew boo
 }
 
 // matters reports whether a request changes what the pipeline does.
-func (s *supervisor) matters(r state.Request, parts *connectorParts, held []connector.HeldMapping) bool {
+func (s *supervisor) matters(ctx context.Context, r state.Request, parts *connectorParts, held []connector.HeldMapping) (bool, error) {
 	if r.What == state.RequestResume && r.Mapping == "" && parts.delivery.Stats().Paused {
-		return true
+		return true, nil
+	}
+	if r.What == state.RequestSetAside && !slices.ContainsFunc(held, func(h connector.HeldMapping) bool { return h.Mapping == r.Mapping }) {
+		unfit, err := unfitNow(ctx, parts.cfg, parts.cfg.Mappings.Names())
+		return unfit[r.Mapping] != "", err
 	}
 	return slices.ContainsFunc(held, func(h connector.HeldMapping) bool {
 		switch {
@@ -76,15 +86,37 @@ func (s *supervisor) matters(r state.Request, parts *connectorParts, held []conn
 			return h.Why != "" && h.Why != connector.HoldMisfit
 		}
 		return !h.SetAside || h.Why != "" && h.Why != connector.HoldMisfit
-	})
+	}), nil
+}
+
+// unfitNow looks which of the known mappings can't read their tables as these are now, and gives the reasons.
+func unfitNow(ctx context.Context, cfg *config.Config, known []string) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	conn, err := postgres.Connect(ctx, cfg.Source.DSN.Reveal())
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	tables, err := postgres.LoadUsed(ctx, conn, uses(cfg.Mappings), cfg.Source.Publication)
+	if err != nil {
+		return nil, err
+	}
+	unfit := map[string]string{}
+	_ = checkTables(cfg.Mappings, known, unfit)(tables) // of mappings that are not known, run tells
+	return unfit, nil
 }
 
 // carryOut does to the checkpoint what commands have asked for, and reports whether that changed anything. now is the server's WAL end.
-func (s *supervisor) carryOut(cp *connector.Checkpoint, requests []state.Request, now connector.LSN) (changed bool) {
+func (s *supervisor) carryOut(cp *connector.Checkpoint, requests []state.Request, unfit map[string]string, now connector.LSN) (changed bool) {
 	for _, r := range requests {
 		switch r.What {
 		case state.RequestSetAside:
-			for _, name := range cp.SetAside(r.Mapping, now) {
+			names := cp.SetAside(r.Mapping, now)
+			if _, ok := unfit[r.Mapping]; ok && cp.SetAsideNext(r.Mapping) {
+				names = append(names, r.Mapping)
+			}
+			for _, name := range names {
 				s.log.Warn("what a held mapping waits with becomes dead letters", "mapping", name)
 				changed = true
 			}

@@ -144,12 +144,7 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (p *prepar
 	}
 	p.resumed = slices.ContainsFunc(requests, func(r state.Request) bool { return r.What == state.RequestResume && r.Mapping == "" })
 	gone := goneFrom(cfg.Mappings)
-	for _, t := range cp.Tracks {
-		if gone(t.Mapping) { // all of it is set aside
-			s.parts.alarms.Clear("held/" + t.Mapping)
-		}
-	}
-	cp.Tracks = slices.DeleteFunc(slices.Clone(cp.Tracks), func(t connector.Track) bool { return gone(t.Mapping) })
+	cp.Tracks = slices.DeleteFunc(slices.Clone(cp.Tracks), func(t connector.Track) bool { return gone(t.Mapping) }) // all of it is set aside
 	orphans := connector.Orphans(saved.Known, func(k connector.RecordKey) bool { return gone(k.Mapping) }, "its mapping is gone from the file")
 	if p.Rebased && saved.Checkpoint != nil {
 		reason := "the history has changed"
@@ -168,7 +163,7 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (p *prepar
 	if p.Rebased {
 		cp.CapBrakes(p.Cut)
 	}
-	changed := s.carryOut(&cp, requests, p.WALEnd)
+	changed := s.carryOut(&cp, requests, p.unfit, p.WALEnd)
 	if p.Rebased || changed || len(orphans) > 0 || len(cp.Tracks) != len(p.Checkpoint.Tracks) {
 		if _, err := insist(ctx, s, func() (any, error) { return nil, store.Rebase(ctx, &cp, orphans, p.Gap, p.Cut) }); err != nil {
 			return nil, err
@@ -274,6 +269,12 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 		MaxPerMinute: cfg.Mappings.MaxPerMinute(),
 		Store:        parts.store, Saved: p.saved, Alarms: parts.alarms, Log: s.log,
 		Lettered: func(n int) { parts.delivery.Lettered(n) }})
+	for _, a := range s.parts.alarms.List() {
+		name, ok := strings.CutPrefix(a.Key, "held/")
+		if ok && p.unfit[name] == "" && !slices.ContainsFunc(p.saved.Checkpoint.Tracks, func(t connector.Track) bool { return t.Mapping == name }) {
+			s.parts.alarms.Clear(a.Key)
+		}
+	}
 	for name, reason := range p.unfit {
 		// What a mapping can't read is set aside already, where that was asked for; what it can is sent.
 		if !slices.ContainsFunc(p.saved.Checkpoint.Tracks, func(t connector.Track) bool { return t.Mapping == name && t.SetAside }) {

@@ -42,6 +42,9 @@ var (
 	errReload = errors.New("read the configuration again")
 )
 
+// nothingCut is the commit LSN that nothing known lies beyond.
+const nothingCut = ^connector.LSN(0)
+
 // requestsEvery is how often the state is asked for what commands have left there.
 const requestsEvery = time.Second
 
@@ -124,6 +127,12 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (p *prepar
 	}
 	p = &prepared{source: sourceConfig(cfg), client: client, unfit: map[string]string{}}
 	p.source.AcceptGap, p.source.NewState, p.source.Gap = s.accept.gap, s.accept.newState, store.AddGap
+	p.source.Accepted = func(ctx context.Context, accepted connector.Accepted) error {
+		cp := *saved.Checkpoint
+		cp.Accepted = &accepted
+		_, err := insist(ctx, s, func() (any, error) { return nil, store.Rebase(ctx, &cp, nil, nil, nothingCut) })
+		return err
+	}
 	p.source.Waiting = s.parts.waiting.Store
 	p.source.Published = store.SavePublished
 	p.source.TimeZone = func(database string) (err error) {

@@ -32,6 +32,8 @@ type Prepared struct {
 	Gap     *connector.Gap
 	Cut     connector.LSN
 
+	accepted *connector.Accepted // now, and not noted yet
+
 	known map[TableName]connector.Published // how the tables are published
 	open  map[TableName]bool                // those of them that are not published in full
 
@@ -146,6 +148,11 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	if err := check(found); err != nil {
 		return nil, &mapError{err}
 	}
+	if p.accepted != nil {
+		if err := noteAccepted(ctx, cfg, saved, p.accepted); err != nil {
+			return nil, err
+		}
+	}
 	if slot.Exists && slices.ContainsFunc(breaches, func(b breach) bool { return b.anew }) {
 		if _, err := DropSlot(ctx, conn, cfg.Slot); err != nil {
 			return nil, err
@@ -185,6 +192,19 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	}
 	p.resolve(saved, breaches, start, log)
 	return p, nil
+}
+
+// noteAccepted notes what was accepted: in the state for the next start, in saved for the next attempt of this one.
+func noteAccepted(ctx context.Context, cfg Config, saved *connector.Saved, accepted *connector.Accepted) error {
+	if cfg.Accepted != nil {
+		if err := cfg.Accepted(ctx, *accepted); err != nil {
+			return fmt.Errorf("noting the accepted gap: %w", err)
+		}
+	}
+	cp := *saved.Checkpoint
+	cp.Accepted = accepted
+	saved.Checkpoint = &cp
+	return nil
 }
 
 // Reach connects as Prepare and the stream do, and asks the server who it is. It waits for nothing: ctx bounds it.
@@ -316,11 +336,18 @@ func (p *Prepared) compare(ctx context.Context, conn *pgx.Conn, repl *pgconn.PgC
 		stale()
 		return nil, nil
 	}
+	if before := noted(saved.Checkpoint.Accepted, breaches); before != nil {
+		if cfg.AcceptGap != saved.Checkpoint.Accepted.ID {
+			stale()
+		}
+		return before, nil
+	}
 	refusal, which := refuse(breaches)
 	if cfg.AcceptGap != which {
 		stale()
 		return nil, refusal
 	}
+	p.accepted = note(which, breaches)
 	return breaches, nil
 }
 
@@ -362,9 +389,9 @@ func (p *Prepared) resolve(saved *connector.Saved, breaches []breach, start conn
 		log.Info("the server writes a new timeline, which holds all that was settled", "timeline", p.Lineage.Timeline, "was", cp.Lineage.Timeline, "since", p.Cut)
 		p.Checkpoint, p.Rebased = cutCheckpoint(cp, p.Cut), true
 		p.Checkpoint.Lineage = p.Lineage
-	case cp.Lineage != p.Lineage: // an older version wrote it, or a publication came along
+	case cp.Lineage != p.Lineage || cp.Accepted != nil: // an older version wrote it, a publication came along, or what was accepted was mended
 		next := *cp
-		next.Lineage = p.Lineage
+		next.Lineage, next.Accepted = p.Lineage, nil
 		p.Checkpoint, p.Rebased = &next, true
 	default:
 		p.Checkpoint = cp

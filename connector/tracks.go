@@ -257,7 +257,7 @@ type HeldMapping struct {
 	// Reason is empty while it works its changes off.
 	Reason string `json:"reason,omitempty"`
 	// Why is empty where Reason is.
-	Why Hold `json:"-"`
+	Why Hold `json:"why,omitempty"`
 	// SetAside says that what it can't read becomes dead letters.
 	SetAside bool `json:"setAside,omitempty"`
 }

@@ -42,12 +42,22 @@ func TestStartsHeldMended(t *testing.T) {
 func TestStartsHeldSetAside(t *testing.T) {
 	t.Parallel()
 	r := newStartsHeld(t)
-	if _, errs, code := r.run("deadletters", "set-aside", "--mapping", "visit"); code != 1 || !strings.Contains(errs, "not held") {
-		t.Errorf("exit %d: %s", code, errs)
+	notHeld := func(args ...string) {
+		t.Helper()
+		if _, errs, code := r.run(args...); code != 1 || !strings.Contains(errs, "not held") {
+			t.Errorf("exit %d: %s", code, errs)
+		}
 	}
+	notHeld("deadletters", "set-aside", "--mapping", "visit")
+	_, rest, _ := strings.Cut(r.proc.log.String(), "address=")
+	address, _, _ := strings.Cut(rest, "\n")
+	r.edit(`"127.0.0.1:0"`, `"`+address+`"`) // now commands ask the connector
+	notHeld("deadletters", "set-aside", "--mapping", "visit")
+	notHeld("resume", "--mapping", "member-event")
 	if _, errs, code := r.run("deadletters", "set-aside", "--mapping", "member-event"); code != 0 {
 		t.Fatalf("exit %d: %s", code, errs)
 	}
+	r.edit(`"`+address+`"`, `"127.0.0.1:0"`)
 	r.proc.until("what a held mapping waits with becomes dead letters")
 	r.until(func() bool { return r.logged("msg=streaming") == 2 })
 	r.db.Exec(t, `INSERT INTO crm.members VALUES (1, '138', 'gold')`)

@@ -154,21 +154,7 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (p *prepar
 	p.resumed = slices.ContainsFunc(requests, func(r state.Request) bool { return r.What == state.RequestResume && r.Mapping == "" })
 	gone := goneFrom(cfg.Mappings)
 	cp.Tracks = slices.DeleteFunc(slices.Clone(cp.Tracks), func(t connector.Track) bool { return gone(t.Mapping) }) // all of it is set aside
-	orphans := connector.Orphans(saved.Known, func(k connector.RecordKey) bool { return gone(k.Mapping) }, "its mapping is gone from the file")
-	if p.Rebased && saved.Checkpoint != nil {
-		reason := "the history has changed"
-		if p.Gap != nil {
-			reason = p.Gap.Reason
-		}
-		orphans = append(orphans, connector.Orphans(saved.Known, func(k connector.RecordKey) bool {
-			return k.Position.Commit >= p.Cut || cp.CoversRecord(k)
-		}, reason)...)
-	}
-	if cfg.Platform.PointAPI == "open" { // their payload is not known, but this is
-		for _, l := range orphans {
-			l.Reason += "; the platform has it, if at all, under relateBizCode " + mapping.RecordUUID(p.Lineage.SystemID, p.Lineage.Database, l.RecordID)
-		}
-	}
+	orphans := p.orphans(cfg, saved, &cp)
 	if p.Rebased {
 		cp.CapBrakes(p.Cut)
 	}
@@ -190,6 +176,27 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (p *prepar
 	}
 	p.saved, err = insist(ctx, s, func() (*connector.Saved, error) { return store.Load(ctx) })
 	return p, err
+}
+
+// orphans makes letters of the points with an intent and no outcome whose changes do not come again.
+func (p *prepared) orphans(cfg *config.Config, saved *connector.Saved, cp *connector.Checkpoint) []*connector.DeadLetter {
+	gone := goneFrom(cfg.Mappings)
+	orphans := connector.Orphans(saved.Known, func(k connector.RecordKey) bool { return gone(k.Mapping) }, "its mapping is gone from the file")
+	if p.Rebased && saved.Checkpoint != nil {
+		reason := "the history has changed"
+		if p.Gap != nil {
+			reason = p.Gap.Reason
+		}
+		orphans = append(orphans, connector.Orphans(saved.Known, func(k connector.RecordKey) bool {
+			return k.Position.Commit >= p.Cut || cp.CoversRecord(k)
+		}, reason)...)
+	}
+	if cfg.Platform.PointAPI == "open" { // their payload is not known, but this is
+		for _, l := range orphans {
+			l.Reason += "; the platform has it, if at all, under relateBizCode " + mapping.RecordUUID(p.Lineage.SystemID, p.Lineage.Database, l.RecordID)
+		}
+	}
+	return orphans
 }
 
 // untilReload does something that may wait, until SIGHUP: then, unless it was ready all the same, the error is errReload.

@@ -169,20 +169,9 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	if err != nil {
 		return nil, err
 	}
-	start := slot.ConfirmedFlush
-	if !slot.Exists {
-		start, err = CreateSlot(ctx, repl, NewSlot{Name: cfg.Slot, Failover: cfg.Failover, Plain: conn, Waiting: func(w Wait) {
-			log.Warn(w.String(), "slot", cfg.Slot, "waited", w.Waited.Round(time.Second), "cure", w.Cure())
-		}})
-		if err != nil {
-			return nil, err
-		}
-		log.Info("slot created", "slot", cfg.Slot, "from", start)
-	} else if cfg.Failover && !slot.Failover && !slot.Active {
-		if err := setFailover(ctx, repl, cfg.Slot); err != nil {
-			return nil, err
-		}
-		log.Info("slot is kept in step on standbys from now on", "slot", cfg.Slot)
+	start, err := ensureSlot(ctx, conn, repl, cfg, slot, log)
+	if err != nil {
+		return nil, err
 	}
 	if !slot.Exists {
 		r.at.lsn = start // what comes from here on is published
@@ -192,6 +181,26 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	}
 	p.resolve(saved, breaches, start, log)
 	return p, nil
+}
+
+// ensureSlot makes the slot where it is missing, has standbys keep it in step where that is wanted, and gives where it stands.
+func ensureSlot(ctx context.Context, conn *pgx.Conn, repl *pgconn.PgConn, cfg Config, slot *Slot, log *slog.Logger) (connector.LSN, error) {
+	if !slot.Exists {
+		start, err := CreateSlot(ctx, repl, NewSlot{Name: cfg.Slot, Failover: cfg.Failover, Plain: conn, Waiting: func(w Wait) {
+			log.Warn(w.String(), "slot", cfg.Slot, "waited", w.Waited.Round(time.Second), "cure", w.Cure())
+		}})
+		if err == nil {
+			log.Info("slot created", "slot", cfg.Slot, "from", start)
+		}
+		return start, err
+	}
+	if cfg.Failover && !slot.Failover && !slot.Active {
+		if err := setFailover(ctx, repl, cfg.Slot); err != nil {
+			return 0, err
+		}
+		log.Info("slot is kept in step on standbys from now on", "slot", cfg.Slot)
+	}
+	return slot.ConfirmedFlush, nil
 }
 
 // noteAccepted notes what was accepted: in the state for the next start, in saved for the next attempt of this one.

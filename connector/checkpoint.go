@@ -32,12 +32,34 @@ type Checkpoint struct {
 	Tracks []Track
 	// Brakes are what is known of mappings with maxPerMinute.
 	Brakes []Brake
+	// Accepted is a break that the operator has accepted and that is not dealt with yet; nil: there is none.
+	Accepted *Accepted
 	// Mappings are the names of the mappings that have streamed with this state, sorted.
 	Mappings []string
 	// CommitTime is when the last settled change in order was committed; zero before the first.
 	CommitTime time.Time
 	// Written is when the checkpoint was written.
 	Written time.Time
+}
+
+// Accepted is what the operator has accepted of breaks between the state and the server. It is noted before anything is done about them: what is
+// interrupted half-way looks like another break at the next start, and is gone on with.
+type Accepted struct {
+	// ID is that of the refusal.
+	ID     string  `json:"id"`
+	Breaks []Break `json:"breaks"`
+}
+
+// Break is why streaming could not simply go on from the checkpoint; the source knows what its fields mean.
+type Break struct {
+	Text  string `json:"text"`
+	Facts string `json:"facts"`
+	From  LSN    `json:"from"`
+	To    LSN    `json:"to"`
+	Cut   LSN    `json:"cut"`
+	Whole bool   `json:"whole,omitempty"`
+	Skip  bool   `json:"skip,omitempty"`
+	Anew  bool   `json:"anew,omitempty"`
 }
 
 // Range is a run of settled changes, both ends included.

@@ -105,27 +105,69 @@ func (p *Pipeline) holdAgain(t *track, c *Change, why Hold, reason string) {
 }
 
 func (p *Pipeline) alarmHeld(t *track) {
-	cure := "mend the mapping's file and reload (kill -HUP, or start again): its changes come again from there. Rows from before a column was renamed keep the old name: read " +
-		"them with get(new, \"old_name\"); or give them up as dead letters: tuzhan-cdc deadletters set-aside --mapping " + t.Mapping
-	switch t.Held {
-	case HoldMisfit:
-	case HoldBrake:
-		cure = "where all of it is meant, let through what was committed up to now: tuzhan-cdc resume --mapping " + t.Mapping +
-			"; or make dead letters of it: tuzhan-cdc deadletters set-aside --mapping " + t.Mapping
-	default:
-		cure = "tuzhan-cdc resume --mapping " + t.Mapping + "; or give its changes up as dead letters: tuzhan-cdc deadletters set-aside --mapping " + t.Mapping
-	}
-	p.alarms.Raise("held/"+t.Mapping, fmt.Sprintf("mapping %s is held since position %s, the others flow: %s", t.Mapping, t.Since, t.Reason), cure)
+	p.alarmHold(t.Mapping, "since position "+t.Since.String(), t.Reason, t.Held)
 }
 
-// Hold asks for a mapping to be held from the next change on that it has not had. Safe for concurrent use; it does not block.
+// alarmHold tells that a mapping is held, since when, and why.
+func (p *Pipeline) alarmHold(mapping, since, reason string, why Hold) {
+	cure := "mend the mapping's file and reload (kill -HUP, or start again): its changes come again from there. Rows from before a column was renamed keep the old name: read " +
+		"them with get(new, \"old_name\"); or give them up as dead letters: tuzhan-cdc deadletters set-aside --mapping " + mapping
+	switch why {
+	case HoldMisfit:
+	case HoldBrake:
+		cure = "where all of it is meant, let through what was committed up to now: tuzhan-cdc resume --mapping " + mapping +
+			"; or make dead letters of it: tuzhan-cdc deadletters set-aside --mapping " + mapping
+	default:
+		cure = "tuzhan-cdc resume --mapping " + mapping + "; or give its changes up as dead letters: tuzhan-cdc deadletters set-aside --mapping " + mapping
+	}
+	p.alarms.Raise("held/"+mapping, fmt.Sprintf("mapping %s is held %s, the others flow: %s", mapping, since, reason), cure)
+}
+
+// Hold asks for a mapping to be held from the next change on that it has not had, and raises the alarm. Safe for concurrent use; it does not block.
 func (p *Pipeline) Hold(mapping, reason string, why Hold) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !slices.ContainsFunc(p.holds, func(h holdRequest) bool { return h.mapping == mapping }) {
-		p.holds = append(p.holds, holdRequest{mapping, reason, why})
-		p.asked.Store(true)
+	if slices.ContainsFunc(p.holds, func(h holdRequest) bool { return h.mapping == mapping }) {
+		return
 	}
+	p.holds = append(p.holds, holdRequest{mapping, reason, why})
+	p.asked.Store(true)
+	since := "from its next change on"
+	for _, t := range p.tracks {
+		if t.Mapping == mapping && t.Until.IsZero() {
+			since = "since position " + t.Since.String()
+		}
+	}
+	p.log.Warn("mapping is to be held "+since, "mapping", mapping, "reason", reason)
+	p.alarmHold(mapping, since, reason, why)
+}
+
+// SetAsideNext lets a mapping that is held from its next change on begin a track there on which what it can't read becomes dead letters, and reports
+// whether it does: not where one is there that goes on. As SetAside does, it replaces cp's slices.
+func (cp *Checkpoint) SetAsideNext(mapping string) bool {
+	since := cp.Settled.next()
+	for _, t := range cp.Tracks {
+		switch {
+		case t.Mapping != mapping:
+		case t.Until.IsZero():
+			return false
+		case t.Until.Compare(since) > 0:
+			since = t.Until
+		}
+	}
+	t := Track{Mapping: mapping, Since: since, SinceTime: cp.CommitTime, Settled: since.prev(), SetAside: true}
+	for _, r := range cp.Ranges {
+		if r.To.Compare(since) >= 0 {
+			t.Ranges = append(t.Ranges, r)
+		}
+	}
+	for _, k := range cp.Partial {
+		if k.Mapping == mapping && k.Position.Compare(since) >= 0 {
+			t.Partial = append(t.Partial, k)
+		}
+	}
+	cp.Tracks = append(slices.Clone(cp.Tracks), t)
+	return true
 }
 
 // askedToHold takes out the requests to hold mappings that wanted says yes to.
@@ -216,13 +258,15 @@ type HeldMapping struct {
 	SinceTime time.Time `json:"sinceTime"`
 	// Reason is empty while it works its changes off.
 	Reason string `json:"reason,omitempty"`
+	// Why is empty where Reason is.
+	Why Hold `json:"why,omitempty"`
 	// SetAside says that what it can't read becomes dead letters.
 	SetAside bool `json:"setAside,omitempty"`
 }
 
 // HeldMapping tells of a track.
 func (t *Track) HeldMapping() HeldMapping {
-	return HeldMapping{t.Mapping, t.Since, t.SinceTime, t.Reason, t.SetAside}
+	return HeldMapping{t.Mapping, t.Since, t.SinceTime, t.Reason, t.Held, t.SetAside}
 }
 
 // HeldMappings gives the mappings that are held. Safe for concurrent use.
@@ -234,8 +278,12 @@ func (p *Pipeline) HeldMappings() []HeldMapping {
 		list = append(list, t.HeldMapping())
 	}
 	for _, h := range p.holds {
-		if !slices.ContainsFunc(list, func(x HeldMapping) bool { return x.Mapping == h.mapping }) {
-			list = append(list, HeldMapping{Mapping: h.mapping, Reason: h.reason})
+		i := slices.IndexFunc(list, func(x HeldMapping) bool { return x.Mapping == h.mapping })
+		if i < 0 {
+			list, i = append(list, HeldMapping{Mapping: h.mapping}), len(list)
+		}
+		if list[i].Reason == "" { // it works off nothing before it is held again
+			list[i].Reason, list[i].Why = h.reason, h.why
 		}
 	}
 	return list

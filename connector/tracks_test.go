@@ -278,3 +278,48 @@ func TestAlarmOfTheSecondTrack(t *testing.T) {
 		t.Errorf("held %+v, alarms %+v", h, s.alarms.List())
 	}
 }
+
+// TestHoldAlarm: a mapping that is to be held from its next change on has its alarm at once; the change that holds it says since when.
+func TestHoldAlarm(t *testing.T) {
+	s := newSession(&Checkpoint{Flush: 5})
+	s.Hold("h", "column gone", HoldMisfit)
+	for _, want := range []string{"mapping h is held from its next change on, the others flow: column gone", "mapping h is held since position 0/A:0, the others flow: column gone"} {
+		if a := s.alarms.List(); len(a) != 1 || a[0].Text != want || !strings.Contains(a[0].Cure, "set-aside --mapping h") {
+			t.Errorf("%+v", a)
+		}
+		s.transaction(t, 10, "eh")
+	}
+	if h := s.HeldMappings(); len(h) != 1 || h[0].Why != HoldMisfit || h[0].Since != (Position{10, 0}) {
+		t.Errorf("%+v", h)
+	}
+}
+
+// TestSetAsideNext: a mapping that starts held and is set aside goes by itself from the first change on that is not settled: what it can't read
+// becomes letters, what an earlier run has settled does not come again, and mended it catches up.
+func TestSetAsideNext(t *testing.T) {
+	cp := &Checkpoint{Flush: 5, Settled: Position{10, 0}, Ranges: []Range{{Position{30, 0}, Position{30, 0}}}}
+	if !cp.SetAsideNext("h") || cp.SetAsideNext("h") {
+		t.Fatalf("%+v", cp)
+	}
+	s := newSession(cp)
+	s.transaction(t, 10, "eh")
+	s.transaction(t, 20, "e!")
+	s.transaction(t, 30, "eh")
+	s.transaction(t, 40, "e!")
+	expectText(t, "others", s.deliver(), "e20 e40")
+	expectText(t, "letters", s.setAside(), "h20 h40")
+	s.KeepAlive(46)
+	cp = s.checkpoint()
+	if len(cp.Tracks) != 1 || !cp.Tracks[0].SetAside || cp.Flush != 46 {
+		t.Fatalf("%+v", cp)
+	}
+	mended := newSession(cp)
+	mended.transaction(t, 50, "eh")
+	expectText(t, "mended", mended.deliver(), "e50 h50")
+	mended.transaction(t, 60, "eh")
+	mended.deliver()
+	mended.KeepAlive(66)
+	if cp = mended.checkpoint(); len(cp.Tracks) != 0 || cp.Flush != 66 {
+		t.Errorf("%+v", cp)
+	}
+}

@@ -22,8 +22,8 @@ func setAsideCommand() *cobra.Command {
 		Use: "set-aside", Short: "Gives up the changes of a held mapping as dead letters, so that the slot moves on", Args: noArgs,
 		Long: `Makes dead letters of class mapping of what a held mapping waits with. Nothing is lost: the letters hold the changes.
 
-Of a mapping that can't read its table: what it can't read, later changes too until it is mended; what it can read goes through it. Of a mapping that a brake holds
-(maxPerMinute): what was committed up to now; later changes go through it again.
+Of a mapping that can't read its table, also where none of its changes has come yet: what it can't read, later changes too until it is mended; what it can
+read goes through it. Of a mapping that a brake holds (maxPerMinute): what was committed up to now; later changes go through it again.
 
 The running connector does it within a second or two; where none runs, the next one does.`,
 		Example: "  tuzhan-cdc deadletters set-aside --mapping order-points",
@@ -91,13 +91,36 @@ func ask(c *cobra.Command, q state.Request, suits func(connector.Track) bool) er
 		}
 	}
 	switch {
-	case q.Mapping != "" && !slices.Contains(held, q.Mapping):
+	case q.Mapping != "" && !slices.Contains(held, q.Mapping) && !startsHeld(c.Context(), cfg, cp, q):
 		return fmt.Errorf("mapping %s is not held in a way that this ends; %s", q.Mapping, heldList(held))
-	case len(held) == 0 && (q.What != state.RequestResume || !mayBePaused(c.Context(), cfg)):
+	case q.Mapping == "" && len(held) == 0 && (q.What != state.RequestResume || !mayBePaused(c.Context(), cfg)):
 		return fmt.Errorf("no mapping is held in a way that this ends; `tuzhan-cdc status` shows what is held, and why")
 	}
 	q.Created = time.Now()
 	return state.Ask(c.Context(), stateLocation(cfg), q)
+}
+
+// startsHeld reports whether the request's mapping is held from its next change on, in a way that the request ends: the running connector says so, or,
+// where none can be asked, its table does. Where neither answers it may be.
+func startsHeld(ctx context.Context, cfg *config.Config, cp *connector.Checkpoint, q state.Request) bool {
+	if cp == nil || !slices.Contains(cp.Mappings, q.Mapping) || !slices.Contains(cfg.Mappings.Names(), q.Mapping) {
+		return false
+	}
+	misfit := q.What == state.RequestSetAside
+	if cfg.Server.Listen != "" {
+		asking, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		if s, err := status.Fetch(asking, cfg.Server.Listen); err == nil {
+			return slices.ContainsFunc(s.HeldMappings, func(h connector.HeldMapping) bool {
+				return h.Mapping == q.Mapping && h.Why != "" && (h.Why == connector.HoldMisfit) == misfit
+			})
+		}
+	}
+	if !misfit {
+		return false // it ends with the process
+	}
+	unfit, err := unfitNow(ctx, cfg, cp.Mappings)
+	return err != nil || unfit[q.Mapping] != ""
 }
 
 // mayBePaused reports whether delivery is paused; true too where no running connector can be asked.

@@ -158,6 +158,85 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// transaction begins one of the application's, which ends when commit is called.
+func (r *rig) transaction(sql string) (commit func()) {
+	r.t.Helper()
+	conn := connectTo(r.t, r.db.DSN())
+	exec := func(sql string) {
+		if _, err := conn.Exec(r.t.Context(), sql); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	exec("BEGIN")
+	exec(sql)
+	return func() { exec("COMMIT") }
+}
+
+// broken gives a rig whose publication is gone, and the id that accepts it.
+func broken(t *testing.T) (r *rig, id string) {
+	t.Helper()
+	r = newRig(t, lineageSchema, lineageMappings, platformsim.Options{})
+	r.start()
+	r.visit(1)
+	r.expectEvents("c_visit", "1")
+	r.settled()
+	r.stop()
+	r.visit(2)
+	r.db.Exec(t, `DROP PUBLICATION "`+r.slot+`_insert"`)
+	_, id = r.refused()
+	return r, id
+}
+
+// wentOn expects one gap, a stream that goes on, and that nothing is accepted any more.
+func (r *rig) wentOn() {
+	r.t.Helper()
+	r.proc.until("msg=streaming")
+	r.visit(3)
+	r.expectEvents("c_visit", "1", "3")
+	r.settled()
+	if gaps := r.status().Gaps; len(gaps) != 1 || !strings.Contains(gaps[0].Reason, "is missing, beside the slot") || gaps[0].To == 0 {
+		r.t.Errorf("gaps %+v", gaps)
+	}
+	if r.logged("names no refusal") > 0 {
+		r.t.Error("the id is said to be stale")
+	}
+	r.stop()
+	r.db.Exec(r.t, `SELECT pg_drop_replication_slot('`+r.slot+`')`)
+	r.refused()
+}
+
+// TestAcceptedBesideLock: an accepted gap is gone on with although a table is locked for a while when its publication is made: by then the slot is gone.
+func TestAcceptedBesideLock(t *testing.T) {
+	t.Parallel()
+	r, id := broken(t)
+	commit := r.transaction(`LOCK TABLE crm.visits IN SHARE UPDATE EXCLUSIVE MODE`) // as VACUUM does
+	r.launch("--accept-gap", id)
+	r.proc.until("somebody holds a lock on it")
+	commit()
+	r.wentOn()
+}
+
+// TestAcceptedInterrupted: what was accepted holds also where the connector is stopped, or killed, while the new slot waits for an old transaction: at
+// the next start, with the id or without it.
+func TestAcceptedInterrupted(t *testing.T) {
+	t.Parallel()
+	for _, again := range []bool{true, false} {
+		r, id := broken(t)
+		commit := r.transaction(`CREATE TABLE crm.later (x int)`)
+		r.launch("--accept-gap", id)
+		r.proc.until("the new slot waits for a transaction")
+		if again {
+			r.stop()
+			r.launch("--accept-gap", id)
+		} else {
+			r.proc.kill()
+			r.launch()
+		}
+		commit()
+		r.wentOn()
+	}
+}
+
 // TestInvalidatedSlot: the server gave the slot up (wal_status lost).
 func TestInvalidatedSlot(t *testing.T) {
 	t.Parallel()

@@ -7,8 +7,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -86,6 +88,9 @@ type connectorParts struct {
 }
 
 func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown time.Duration, accept accepted) (err error) {
+	reload := make(chan os.Signal, 1) // heard from the first moment on: a standby would end by it
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
 	parts := &connectorParts{cfg: cfg, started: time.Now(), waiting: new(atomic.Bool), alarms: connector.NewAlarms(log)}
 	view := &view{}
 	view.set(parts)
@@ -141,7 +146,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 	g.Go(func() error { return parts.watcher.Run(serving) })
 	g.Go(func() error {
 		defer stopServing()
-		s := &supervisor{parts: *parts, view: view, log: log, shutdown: shutdown, accept: accept}
+		s := &supervisor{parts: *parts, view: view, log: log, shutdown: shutdown, accept: accept, reload: reload}
 		return s.run(ctx)
 	})
 	return g.Wait()

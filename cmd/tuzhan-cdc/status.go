@@ -104,7 +104,7 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		s.DeadLetters[class] = 0
 	}
 	s.Slot = status.Slot{Name: p.cfg.Source.Slot, WALBudget: p.cfg.Source.WALBudget}
-	if slot := p.watcher.last(); slot != nil && slot.Exists {
+	if slot, _ := p.watcher.last(); slot != nil && slot.Exists {
 		s.Slot.Known, s.Slot.Active, s.Slot.WALStatus = true, slot.Active, slot.WALStatus
 		s.Slot.Confirmed, s.Slot.RetainedBytes = slot.ConfirmedFlush, slot.Retained
 		s.Lag.Bytes = max(0, int64(slot.WALEnd)-int64(slot.ConfirmedFlush))
@@ -183,15 +183,20 @@ func sourceState(state string) string {
 
 // slotWatcher asks the server every few seconds how the slot fares, and raises an alarm before it keeps too much WAL.
 type slotWatcher struct {
-	cfg    *config.Config
 	alarms *connector.Alarms
+	once   bool // there will be one look only
+	kick   chan struct{}
 
-	mu    sync.Mutex
-	slot  *postgres.Slot
-	meter postgres.WALMeter // of look's goroutine
-	rate  postgres.WALRate
-	once  bool // there will be one look only
-	kick  chan struct{}
+	mu     sync.Mutex
+	cfg    *config.Config
+	slot   *postgres.Slot
+	rate   postgres.WALRate
+	looked time.Time // when the last look began
+
+	// Of look's goroutine.
+	meter  postgres.WALMeter
+	server string    // the DSN that meter measures
+	failed time.Time // when the first of the looks began that have failed in a row; zero: the last one was good
 }
 
 const watchEvery = 5 * time.Second
@@ -206,6 +211,14 @@ func (w *slotWatcher) due() {
 	case w.kick <- struct{}{}:
 	default:
 	}
+}
+
+// use has the looks to come go by another configuration.
+func (w *slotWatcher) use(cfg *config.Config) {
+	w.mu.Lock()
+	w.cfg = cfg
+	w.mu.Unlock()
+	w.due()
 }
 
 // Run looks until ctx ends.
@@ -223,23 +236,49 @@ func (w *slotWatcher) Run(ctx context.Context) error {
 	}
 }
 
-// look asks once. A server that is away is the source's to complain about.
+// look asks once.
 func (w *slotWatcher) look(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, watchEvery)
-	defer cancel()
-	slot, rate, err := w.ask(ctx)
+	began := time.Now()
 	w.mu.Lock()
-	w.slot, w.rate = slot, rate
+	cfg := w.cfg
 	w.mu.Unlock()
+	asking, cancel := context.WithTimeout(ctx, watchEvery)
+	defer cancel()
+	slot, rate, err := w.ask(asking, cfg)
+	if ctx.Err() != nil {
+		return
+	}
+	w.mu.Lock()
+	w.slot, w.rate, w.looked = slot, rate, began
+	w.mu.Unlock()
+	w.tell(began, err)
 	if err == nil && slot.Exists {
-		w.warn(slot, rate)
+		w.warn(cfg, slot, rate)
 	}
 }
 
-func (w *slotWatcher) last() *postgres.Slot {
+// blindFor is how long looks may fail before an alarm says so: a server that is away is the source's to complain about.
+const blindFor = time.Minute
+
+// tell raises an alarm when looks have failed for long, and ends it with the first one that does not.
+func (w *slotWatcher) tell(now time.Time, err error) {
+	switch {
+	case err == nil:
+		w.failed = time.Time{}
+		w.alarms.Clear("source/slot-look")
+	case w.failed.IsZero():
+		w.failed = now
+	case now.Sub(w.failed) >= blindFor:
+		w.alarms.Raise("source/slot-look", "the slot can't be looked at, so nothing warns of the WAL that it keeps, and source.walBudget sets nothing aside: "+postgres.Explain(err).Error(),
+			"see to the server and to the role of source.dsn; it is tried again by itself")
+	}
+}
+
+// last gives what the last look found, nil where it failed, and when it began.
+func (w *slotWatcher) last() (*postgres.Slot, time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.slot
+	return w.slot, w.looked
 }
 
 // sizeText writes bytes as people read them.

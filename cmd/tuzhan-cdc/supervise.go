@@ -1,20 +1,20 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/delivery"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platform"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
@@ -30,29 +30,38 @@ type supervisor struct {
 	shutdown time.Duration
 	accept   accepted
 	reload   chan os.Signal
+	budget   budget
 }
 
 // accepted is what the operator accepts on the command line.
 type accepted struct{ gap, newState string }
 
-// errAnew is the cause with which a pipeline is stopped to be run anew.
-var errAnew = errors.New("run anew")
+// The causes with which a pipeline is stopped to be run anew, and the wait for the database to read the configuration again.
+var (
+	errAnew   = errors.New("run anew")
+	errReload = errors.New("read the configuration again")
+)
+
+// nothingCut is the commit LSN that nothing known lies beyond.
+const nothingCut = ^connector.LSN(0)
 
 // requestsEvery is how often the state is asked for what commands have left there.
 const requestsEvery = time.Second
 
 // run runs until ctx ends or something stands in the way that waiting can't cure.
 func (s *supervisor) run(ctx context.Context) error {
-	s.reload = make(chan os.Signal, 1)
-	signal.Notify(s.reload, syscall.SIGHUP)
-	defer signal.Stop(s.reload)
 	cfg := s.parts.cfg
-	var before *config.Config // what ran before a reload
+	var before *config.Config // goes on in place of cfg, until that has streamed
 	for {
 		prepared, err := s.prepare(ctx, cfg)
 		switch {
 		case ctx.Err() != nil:
 			return nil
+		case errors.Is(err, errReload):
+			if next := s.readAgain(cfg, nil); next != nil {
+				cfg, before = next, cmp.Or(before, cfg)
+			}
+			continue
 		case err != nil && before != nil:
 			s.refuseReload(err)
 			cfg, before = before, nil
@@ -60,16 +69,21 @@ func (s *supervisor) run(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
-		before = nil
 		s.accept = accepted{}
-		next, err := s.stream(ctx, cfg, prepared)
+		next, began, err := s.stream(ctx, cfg, prepared)
+		if began {
+			before = nil
+		}
 		switch {
 		case errors.Is(err, postgres.ErrNewHistory):
 			s.log.Warn("the server is compared with the state anew", "reason", err)
+		case err != nil && before != nil:
+			s.refuseReload(err)
+			cfg, before = before, nil
 		case err != nil || ctx.Err() != nil:
 			return err
 		case next != nil:
-			cfg, before = next, cfg
+			cfg, before = next, cmp.Or(before, cfg)
 		}
 	}
 }
@@ -78,6 +92,8 @@ func (s *supervisor) run(ctx context.Context) error {
 type prepared struct {
 	*postgres.Prepared
 	source postgres.Config
+	zone   *time.Location
+	client *platform.Client
 	saved  *connector.Saved
 	// unfit are the mappings that the state knows and that can't read their tables now, with the reason.
 	unfit map[string]string
@@ -85,9 +101,19 @@ type prepared struct {
 	resumed bool
 }
 
-// prepare prepares the database, and brings the state in step with it and with the file.
-func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared, error) {
+// prepare prepares the database, and brings the state in step with it and with the file. What the file may have wrong shows before anything is
+// changed. While it waits for the database, a reload ends it with errReload.
+func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (p *prepared, err error) {
 	store := s.parts.store
+	client, err := newPlatform(cfg, s.log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil || ctx.Err() != nil {
+			client.Close()
+		}
+	}()
 	saved, err := insist(ctx, s, func() (*connector.Saved, error) { return store.Load(ctx) })
 	if err != nil {
 		return nil, err
@@ -99,11 +125,24 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 	if err := refuseGone(saved.Checkpoint, cfg.Mappings); err != nil { // before anything is changed in the database
 		return nil, err
 	}
-	p := &prepared{source: sourceConfig(cfg), unfit: map[string]string{}}
+	p = &prepared{source: sourceConfig(cfg), client: client, unfit: map[string]string{}}
 	p.source.AcceptGap, p.source.NewState, p.source.Gap = s.accept.gap, s.accept.newState, store.AddGap
+	p.source.Accepted = func(ctx context.Context, accepted connector.Accepted) error {
+		cp := *saved.Checkpoint
+		cp.Accepted = &accepted
+		_, err := insist(ctx, s, func() (any, error) { return nil, store.Rebase(ctx, &cp, nil, nil, nothingCut) })
+		return err
+	}
 	p.source.Waiting = s.parts.waiting.Store
 	p.source.Published = store.SavePublished
-	p.Prepared, err = postgres.Prepare(ctx, p.source, saved, checkTables(cfg.Mappings, known, p.unfit), s.parts.alarms, s.log)
+	p.source.TimeZone = func(database string) (err error) {
+		p.zone, err = timeZone(cfg, database)
+		return err
+	}
+	err = s.untilReload(ctx, func(ctx context.Context) (ready bool, err error) {
+		p.Prepared, err = postgres.Prepare(ctx, p.source, saved, checkTables(cfg.Mappings, known, p.unfit), s.parts.alarms, s.log)
+		return p.Prepared != nil, err
+	})
 	if err != nil || ctx.Err() != nil {
 		return nil, err
 	}
@@ -114,31 +153,12 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 	}
 	p.resumed = slices.ContainsFunc(requests, func(r state.Request) bool { return r.What == state.RequestResume && r.Mapping == "" })
 	gone := goneFrom(cfg.Mappings)
-	for _, t := range cp.Tracks {
-		if gone(t.Mapping) { // all of it is set aside
-			s.parts.alarms.Clear("held/" + t.Mapping)
-		}
-	}
-	cp.Tracks = slices.DeleteFunc(slices.Clone(cp.Tracks), func(t connector.Track) bool { return gone(t.Mapping) })
-	orphans := connector.Orphans(saved.Known, func(k connector.RecordKey) bool { return gone(k.Mapping) }, "its mapping is gone from the file")
-	if p.Rebased && saved.Checkpoint != nil {
-		reason := "the history has changed"
-		if p.Gap != nil {
-			reason = p.Gap.Reason
-		}
-		orphans = append(orphans, connector.Orphans(saved.Known, func(k connector.RecordKey) bool {
-			return k.Position.Commit >= p.Cut || cp.CoversRecord(k)
-		}, reason)...)
-	}
-	if cfg.Platform.PointAPI == "open" { // their payload is not known, but this is
-		for _, l := range orphans {
-			l.Reason += "; the platform has it, if at all, under relateBizCode " + mapping.RecordUUID(p.Lineage.SystemID, p.Lineage.Database, l.RecordID)
-		}
-	}
+	cp.Tracks = slices.DeleteFunc(slices.Clone(cp.Tracks), func(t connector.Track) bool { return gone(t.Mapping) }) // all of it is set aside
+	orphans := p.orphans(cfg, saved, &cp)
 	if p.Rebased {
 		cp.CapBrakes(p.Cut)
 	}
-	changed := s.carryOut(&cp, requests, p.WALEnd)
+	changed := s.carryOut(&cp, requests, p.unfit, p.WALEnd)
 	if p.Rebased || changed || len(orphans) > 0 || len(cp.Tracks) != len(p.Checkpoint.Tracks) {
 		if _, err := insist(ctx, s, func() (any, error) { return nil, store.Rebase(ctx, &cp, orphans, p.Gap, p.Cut) }); err != nil {
 			return nil, err
@@ -156,6 +176,58 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (*prepared
 	}
 	p.saved, err = insist(ctx, s, func() (*connector.Saved, error) { return store.Load(ctx) })
 	return p, err
+}
+
+// orphans makes letters of the points with an intent and no outcome whose changes do not come again.
+func (p *prepared) orphans(cfg *config.Config, saved *connector.Saved, cp *connector.Checkpoint) []*connector.DeadLetter {
+	gone := goneFrom(cfg.Mappings)
+	orphans := connector.Orphans(saved.Known, func(k connector.RecordKey) bool { return gone(k.Mapping) }, "its mapping is gone from the file")
+	if p.Rebased && saved.Checkpoint != nil {
+		reason := "the history has changed"
+		if p.Gap != nil {
+			reason = p.Gap.Reason
+		}
+		orphans = append(orphans, connector.Orphans(saved.Known, func(k connector.RecordKey) bool {
+			return k.Position.Commit >= p.Cut || cp.CoversRecord(k)
+		}, reason)...)
+	}
+	if cfg.Platform.PointAPI == "open" { // their payload is not known, but this is
+		for _, l := range orphans {
+			l.Reason += "; the platform has it, if at all, under relateBizCode " + mapping.RecordUUID(p.Lineage.SystemID, p.Lineage.Database, l.RecordID)
+		}
+	}
+	return orphans
+}
+
+// untilReload does something that may wait, until SIGHUP: then, unless it was ready all the same, the error is errReload.
+func (s *supervisor) untilReload(ctx context.Context, do func(context.Context) (ready bool, err error)) error {
+	doing, stop := context.WithCancelCause(ctx)
+	heard := make(chan os.Signal, 1)
+	listened := make(chan struct{})
+	go func() {
+		defer close(listened)
+		select {
+		case signal := <-s.reload:
+			heard <- signal
+			stop(errReload)
+		case <-doing.Done():
+		}
+	}()
+	ready, err := do(doing)
+	stop(nil)
+	<-listened
+	select {
+	case signal := <-heard:
+		if !ready {
+			return errReload
+		}
+		select {
+		case s.reload <- signal: // the pipeline hears of it
+		default:
+		}
+	default:
+	}
+	return err
 }
 
 // insist does something with the state, again and again with an alarm while the state's server is not to be reached, until ctx ends.
@@ -200,52 +272,31 @@ func refuseGone(cp *connector.Checkpoint, set *mapping.Set) error {
 		Cure: "put it back; to give its changes up as dead letters, run `tuzhan-cdc deadletters set-aside --mapping NAME`, and take it out when `tuzhan-cdc status` shows it done"}
 }
 
-// carryOut does to the checkpoint what commands have asked for, and reports whether that changed anything. now is the server's WAL end.
-func (s *supervisor) carryOut(cp *connector.Checkpoint, requests []state.Request, now connector.LSN) (changed bool) {
-	for _, r := range requests {
-		switch r.What {
-		case state.RequestSetAside:
-			for _, name := range cp.SetAside(r.Mapping, now) {
-				s.log.Warn("what a held mapping waits with becomes dead letters", "mapping", name)
-				changed = true
-			}
-		case state.RequestResume:
-			for _, name := range cp.Resume(r.Mapping, now) {
-				s.log.Info("mapping goes on", "mapping", name)
-				changed = true
-			}
-		}
-	}
-	return changed
-}
-
 // stream runs one pipeline until ctx ends, it fails, or there is a reason to run it anew: then next is the configuration that was read again, if
-// that is the reason.
-func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared) (next *config.Config, err error) {
-	zone, err := timeZone(cfg, p.TimeZone)
-	if err != nil {
-		return nil, err
-	}
-	client, err := newPlatform(cfg, s.log)
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
+// that is the reason. began says that the server has streamed.
+func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared) (next *config.Config, began bool, err error) {
+	defer p.client.Close()
+	s.parts.cfg = cfg
 	parts := s.parts
-	parts.cfg = cfg
 	parts.pipeline = connector.NewPipeline(connector.PipelineOptions{
-		Mapper:       mapperFor(cfg, p.Lineage, zone),
+		Mapper:       mapperFor(cfg, p.Lineage, p.zone),
 		Mappings:     slices.Sorted(slices.Values(cfg.Mappings.Names())),
 		MaxPerMinute: cfg.Mappings.MaxPerMinute(),
 		Store:        parts.store, Saved: p.saved, Alarms: parts.alarms, Log: s.log,
 		Lettered: func(n int) { parts.delivery.Lettered(n) }})
+	for _, a := range s.parts.alarms.List() {
+		name, ok := strings.CutPrefix(a.Key, "held/")
+		if ok && p.unfit[name] == "" && !slices.ContainsFunc(p.saved.Checkpoint.Tracks, func(t connector.Track) bool { return t.Mapping == name }) {
+			s.parts.alarms.Clear(a.Key)
+		}
+	}
 	for name, reason := range p.unfit {
 		// What a mapping can't read is set aside already, where that was asked for; what it can is sent.
 		if !slices.ContainsFunc(p.saved.Checkpoint.Tracks, func(t connector.Track) bool { return t.Mapping == name && t.SetAside }) {
 			parts.pipeline.Hold(name, reason, connector.HoldMisfit)
 		}
 	}
-	parts.delivery = delivery.New(deliveryConfig(cfg, s.shutdown), delivery.Ports{Platform: client, Store: parts.store,
+	parts.delivery = delivery.New(deliveryConfig(cfg, s.shutdown), delivery.Ports{Platform: p.client, Store: parts.store,
 		Settle: parts.pipeline.Settle, CountOpen: parts.store.Counted,
 		Hold:   func(mapping, reason string) { parts.pipeline.Hold(mapping, reason, connector.HoldFailing) },
 		Alarms: parts.alarms, Log: s.log}, p.saved.OpenLetters)
@@ -254,12 +305,12 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 	}
 	parts.source = postgres.NewSource(p.source, p.Prepared, parts.alarms, s.log)
 	s.view.set(&parts)
-	parts.watcher.due() // the slot may be new
+	parts.watcher.use(cfg) // and looks at once: the slot may be new
 	defer s.view.set(&s.parts)
 
 	running, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	retry := newRetrier(&retrier{store: parts.store, delivery: parts.delivery, set: cfg.Mappings, mapper: mapperFor(cfg, p.Lineage, zone),
+	retry := newRetrier(&retrier{store: parts.store, delivery: parts.delivery, set: cfg.Mappings, mapper: mapperFor(cfg, p.Lineage, p.zone),
 		most: min(mostRetried, cfg.Delivery.MaxPending), mostBytes: cfg.Delivery.MaxPendingBytes, keep: cfg.State.KeepDeadLetters, alarms: parts.alarms, log: s.log})
 	retried, watched := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -282,7 +333,7 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 		cp := parts.pipeline.Progress().Checkpoint
 		s.log.Info("stopped", "settled", cp.Settled, "confirmed", cp.Flush)
 	}
-	return next, err
+	return next, parts.source.Status().WALEnd > 0, err
 }
 
 // mostRetried is how many records of dead letters are in the delivery at a time.
@@ -302,13 +353,13 @@ func (s *supervisor) watch(ctx context.Context, parts *connectorParts, stop func
 		case <-ctx.Done():
 			return nil
 		case <-s.reload:
-			if cfg := s.readAgain(parts.cfg); cfg != nil {
+			if cfg := s.readAgain(parts.cfg, func(cfg *config.Config) error { return reachAnew(ctx, parts.cfg, cfg) }); cfg != nil {
 				stop()
 				return cfg
 			}
 		case <-tick.C:
 			s.setAsideAtBudget(ctx, parts)
-			if requests, err := parts.store.Requests(ctx); err == nil && len(requests) > 0 {
+			if s.asked(ctx, parts) {
 				stop()
 				return nil
 			}
@@ -316,8 +367,25 @@ func (s *supervisor) watch(ctx context.Context, parts *connectorParts, stop func
 	}
 }
 
-// readAgain reads the configuration again; nil where it has errors, or changes what needs a start.
-func (s *supervisor) readAgain(running *config.Config) *config.Config {
+// tryFor bounds the look whether a database can be reached before the stream from another one is stopped.
+const tryFor = 10 * time.Second
+
+// reachAnew says why the database of a new source.dsn can't be reached.
+func reachAnew(ctx context.Context, running, cfg *config.Config) error {
+	dsn := cfg.Source.DSN.Reveal()
+	if dsn == running.Source.DSN.Reveal() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, tryFor)
+	defer cancel()
+	if err := postgres.Reach(ctx, dsn); err != nil {
+		return fmt.Errorf("the database of source.dsn is not to be reached: %w", err)
+	}
+	return nil
+}
+
+// readAgain reads the configuration again; nil where it has errors, changes what needs a start, or is refused by try (nil: by nobody).
+func (s *supervisor) readAgain(running *config.Config, try func(*config.Config) error) *config.Config {
 	cfg, err := config.Load(running.File, environment)
 	if err != nil {
 		s.refuseReload(err)
@@ -339,6 +407,12 @@ func (s *supervisor) readAgain(running *config.Config) *config.Config {
 		s.refuseReload(fmt.Errorf("%s changed, which takes effect at a start only", strings.Join(fixed, ", ")))
 		return nil
 	}
+	if try != nil {
+		if err := try(cfg); err != nil {
+			s.refuseReload(err)
+			return nil
+		}
+	}
 	s.parts.alarms.Clear("config")
 	s.log.Info("configuration read again", "file", cfg.File, "mappings", len(cfg.Mappings.List()))
 	return cfg
@@ -347,21 +421,4 @@ func (s *supervisor) readAgain(running *config.Config) *config.Config {
 func (s *supervisor) refuseReload(err error) {
 	s.parts.alarms.Raise("config", "the configuration was read again and is not taken, the former one stays in force: "+err.Error(),
 		"mend it, check it with `tuzhan-cdc check`, and reload again (kill -HUP); or start again")
-}
-
-// setAsideAtBudget keeps a held mapping from filling the CRM's disk: at source.walBudget its changes are set aside.
-func (s *supervisor) setAsideAtBudget(ctx context.Context, parts *connectorParts) {
-	slot := s.parts.watcher.last()
-	if slot == nil || !slot.Exists || slot.Retained < parts.cfg.Source.WALBudget {
-		return
-	}
-	for _, held := range parts.pipeline.HeldMappings() {
-		if held.Reason == "" || held.SetAside {
-			continue
-		}
-		s.log.Warn("source.walBudget is reached: the changes of a held mapping are set aside as dead letters", "mapping", held.Mapping, "since", held.Since)
-		if err := state.Ask(ctx, stateLocation(parts.cfg), state.Request{What: state.RequestSetAside, Mapping: held.Mapping, Created: time.Now()}); err != nil {
-			s.log.Error("the changes of a held mapping can't be set aside", "mapping", held.Mapping, "error", err)
-		}
-	}
 }

@@ -5,18 +5,20 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
 )
 
 // ask asks the server for the slot, and for how fast WAL is written: a connector that runs measures that itself, from look to look.
-func (w *slotWatcher) ask(ctx context.Context) (*postgres.Slot, postgres.WALRate, error) {
-	conn, err := postgres.Connect(ctx, w.cfg.Source.DSN.Reveal())
+func (w *slotWatcher) ask(ctx context.Context, cfg *config.Config) (*postgres.Slot, postgres.WALRate, error) {
+	dsn := cfg.Source.DSN.Reveal()
+	conn, err := postgres.Connect(ctx, dsn)
 	if err != nil {
 		return nil, postgres.WALRate{}, err
 	}
 	defer conn.Close(ctx)
-	slot, err := postgres.SlotState(ctx, conn, w.cfg.Source.Slot)
+	slot, err := postgres.SlotState(ctx, conn, cfg.Source.Slot)
 	if err != nil {
 		return nil, postgres.WALRate{}, err
 	}
@@ -24,26 +26,29 @@ func (w *slotWatcher) ask(ctx context.Context) (*postgres.Slot, postgres.WALRate
 		rate, err := postgres.LoadWALRate(ctx, conn)
 		return slot, rate, err
 	}
+	if dsn != w.server {
+		w.meter, w.server = postgres.WALMeter{}, dsn
+	}
 	w.meter.Add(time.Now(), slot.WALEnd)
 	return slot, w.meter.Rate(), nil
 }
 
 // warn raises alarms before the slot keeps too much WAL, and before the server gives it up.
-func (w *slotWatcher) warn(slot *postgres.Slot, rate postgres.WALRate) {
-	budget := w.cfg.Source.WALBudget
+func (w *slotWatcher) warn(cfg *config.Config, slot *postgres.Slot, rate postgres.WALRate) {
+	budget := cfg.Source.WALBudget
 	allows := ""
 	if d, ok := slot.Outage(rate, budget); ok {
 		allows = fmt.Sprintf("; at %s/s of WAL that is enough for %s more", sizeText(int64(rate.PerSecond)), postgres.Span(d))
 	}
 	if slot.Retained > budget/10*8 {
 		w.alarms.Raise("source/wal", fmt.Sprintf("the slot %q keeps %s of WAL on the server; source.walBudget is %s%s",
-			w.cfg.Source.Slot, sizeText(slot.Retained), sizeText(budget), allows),
+			cfg.Source.Slot, sizeText(slot.Retained), sizeText(budget), allows),
 			"look at the other alarms for what holds the checkpoint, and at the server's free disk")
 	} else {
 		w.alarms.Clear("source/wal")
 	}
 	if why := slot.Endangered(); why != "" {
-		w.alarms.Raise("source/slot", fmt.Sprintf("the slot %q is in danger of being lost, and changes with it: %s%s", w.cfg.Source.Slot, why, allows),
+		w.alarms.Raise("source/slot", fmt.Sprintf("the slot %q is in danger of being lost, and changes with it: %s%s", cfg.Source.Slot, why, allows),
 			"if the disk has room: ALTER SYSTEM SET max_slot_wal_keep_size = '"+enough(slot)+"'; SELECT pg_reload_conf(); -- then look at the other alarms for what holds the checkpoint")
 	} else {
 		w.alarms.Clear("source/slot")

@@ -36,6 +36,8 @@ type breach struct {
 	skip bool
 	// anew: the slot, if there is one, is of no use any more.
 	anew bool
+	// follows: it may come of making slot and publications anew, when that was interrupted.
+	follows bool
 }
 
 // id names a decision of the operator's: it holds for these breaches and no others.
@@ -95,18 +97,18 @@ func (s *scene) compare(saved *connector.Saved) (found []breach, cut connector.L
 	switch slot := s.slot; {
 	case !slot.Exists:
 		add(breach{text: fmt.Sprintf("the slot %q is gone, while the state has a checkpoint: changes since %s may be lost", slot.Name, cp.Flush),
-			facts: fmt.Sprint("gone", cp.Flush, reach), from: cp.Flush, anew: true})
+			facts: fmt.Sprint("gone", cp.Flush, reach), from: cp.Flush, anew: true, follows: true})
 	case slot.Lost():
 		why, cure := slot.whyLost()
 		add(breach{text: fmt.Sprintf("the slot %q is invalidated (wal_status %s): %s, changes since %s are lost. So that it does not come again: %s",
 			slot.Name, slot.WALStatus, why, cp.Flush, cure), facts: fmt.Sprint("lost", cp.Flush, reach), from: cp.Flush, anew: true})
 	case was.Slot == is.Slot && slot.ConfirmedFlush > cp.Flush:
 		add(breach{text: fmt.Sprintf("the slot %q stands at %s, past the checkpoint at %s: something else has read from it, and the changes between do not come again",
-			slot.Name, slot.ConfirmedFlush, cp.Flush), facts: fmt.Sprint("ahead", cp.Flush, slot.ConfirmedFlush), from: cp.Flush, to: slot.ConfirmedFlush})
+			slot.Name, slot.ConfirmedFlush, cp.Flush), facts: fmt.Sprint("ahead", cp.Flush, slot.ConfirmedFlush), from: cp.Flush, to: slot.ConfirmedFlush, follows: true})
 	}
 	if s.slot.Exists && !s.slot.Lost() {
 		if text, facts := s.publications(was.Publications); text != "" {
-			add(breach{text: text, facts: facts, from: cp.Flush, anew: true})
+			add(breach{text: text, facts: facts, from: cp.Flush, anew: true, follows: true})
 		}
 	}
 	return found, cut, nil
@@ -126,6 +128,35 @@ func (s *scene) publications(was string) (text, facts string) {
 		}
 	}
 	return "", ""
+}
+
+// noted gives the breaches that the operator has accepted before, if those that stand now are the same, or come of what was begun about them: a slot
+// that is gone or made anew, a publication made anew.
+func noted(accepted *connector.Accepted, standing []breach) (breaches []breach) {
+	if accepted == nil {
+		return nil
+	}
+	facts, anew := map[string]bool{}, false
+	for _, b := range accepted.Breaks {
+		facts[b.Facts] = true
+		anew = anew || b.Anew
+		breaches = append(breaches, breach{text: b.Text, facts: b.Facts, from: b.From, to: b.To, cut: b.Cut, whole: b.Whole, skip: b.Skip, anew: b.Anew})
+	}
+	for _, b := range standing {
+		if !facts[b.facts] && !(anew && b.follows) {
+			return nil
+		}
+	}
+	return breaches
+}
+
+// note writes breaches for the state.
+func note(which string, breaches []breach) *connector.Accepted {
+	a := &connector.Accepted{ID: which}
+	for _, b := range breaches {
+		a.Breaks = append(a.Breaks, connector.Break{Text: b.text, Facts: b.facts, From: b.from, To: b.to, Cut: b.cut, Whole: b.whole, Skip: b.skip, Anew: b.anew})
+	}
+	return a
 }
 
 // refuse is the refusal that the breaches call for, with the id that accepts them.
@@ -183,6 +214,7 @@ func accept(saved *connector.Saved, breaches []breach, lineage connector.Lineage
 // cutCheckpoint gives the checkpoint without what it says of positions from commit LSN cut on.
 func cutCheckpoint(cp *connector.Checkpoint, cut connector.LSN) *connector.Checkpoint {
 	next := *cp
+	next.Accepted = nil
 	last := connector.Position{}
 	if cut > 0 {
 		last = connector.Position{Commit: cut - 1, Index: 1<<32 - 1}

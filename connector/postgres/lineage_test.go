@@ -197,3 +197,37 @@ func TestPublicationsOfLineage(t *testing.T) {
 		}
 	}
 }
+
+// TestNoted: what was accepted before holds for the same breaches, and for what making slot and publications anew may have left; for no others.
+func TestNoted(t *testing.T) {
+	ahead, gone := breach{facts: "ahead", follows: true}, breach{facts: "gone", anew: true, follows: true}
+	missing, other := breach{facts: "publication", from: 5, anew: true, follows: true}, breach{facts: "system", whole: true}
+	slot := breach{facts: "slot", from: 7, to: 9, cut: 3, skip: true}
+	for _, test := range []struct {
+		name               string
+		accepted, standing []breach
+		holds              bool
+	}{
+		{"the same", []breach{missing, slot}, []breach{missing, slot}, true},
+		{"one of them", []breach{missing, slot}, []breach{slot}, true},
+		{"slot dropped", []breach{missing}, []breach{gone}, true},
+		{"slot made", []breach{gone}, []breach{ahead, missing}, true},
+		{"another break", []breach{missing}, []breach{gone, other}, false},
+		{"slot dropped by somebody", []breach{slot}, []breach{slot, gone}, false},
+		{"nothing accepted", nil, []breach{gone}, false},
+	} {
+		var accepted *connector.Accepted
+		if test.accepted != nil {
+			accepted = note("0123abcd", test.accepted)
+		}
+		got := noted(accepted, test.standing)
+		if (got != nil) != test.holds {
+			t.Errorf("%s: %+v", test.name, got)
+		}
+		for i, b := range got {
+			if b.follows = test.accepted[i].follows; b != test.accepted[i] {
+				t.Errorf("%s: %+v, want %+v", test.name, b, test.accepted[i])
+			}
+		}
+	}
+}

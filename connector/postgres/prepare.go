@@ -32,6 +32,8 @@ type Prepared struct {
 	Gap     *connector.Gap
 	Cut     connector.LSN
 
+	accepted *connector.Accepted // now, and not noted yet
+
 	known map[TableName]connector.Published // how the tables are published
 	open  map[TableName]bool                // those of them that are not published in full
 
@@ -134,12 +136,22 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	if err != nil {
 		return nil, err
 	}
+	if cfg.TimeZone != nil {
+		if err := cfg.TimeZone(server.TimeZone); err != nil {
+			return nil, &mapError{err}
+		}
+	}
 	found, err := LoadUsed(asking, conn, cfg.Uses, cfg.Publication)
 	if err != nil {
 		return nil, err
 	}
 	if err := check(found); err != nil {
 		return nil, &mapError{err}
+	}
+	if p.accepted != nil {
+		if err := noteAccepted(ctx, cfg, saved, p.accepted); err != nil {
+			return nil, err
+		}
 	}
 	if slot.Exists && slices.ContainsFunc(breaches, func(b breach) bool { return b.anew }) {
 		if _, err := DropSlot(ctx, conn, cfg.Slot); err != nil {
@@ -157,20 +169,9 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	if err != nil {
 		return nil, err
 	}
-	start := slot.ConfirmedFlush
-	if !slot.Exists {
-		start, err = CreateSlot(ctx, repl, NewSlot{Name: cfg.Slot, Failover: cfg.Failover, Plain: conn, Waiting: func(w Wait) {
-			log.Warn(w.String(), "slot", cfg.Slot, "waited", w.Waited.Round(time.Second), "cure", w.Cure())
-		}})
-		if err != nil {
-			return nil, err
-		}
-		log.Info("slot created", "slot", cfg.Slot, "from", start)
-	} else if cfg.Failover && !slot.Failover && !slot.Active {
-		if err := setFailover(ctx, repl, cfg.Slot); err != nil {
-			return nil, err
-		}
-		log.Info("slot is kept in step on standbys from now on", "slot", cfg.Slot)
+	start, err := ensureSlot(ctx, conn, repl, cfg, slot, log)
+	if err != nil {
+		return nil, err
 	}
 	if !slot.Exists {
 		r.at.lsn = start // what comes from here on is published
@@ -180,6 +181,60 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	}
 	p.resolve(saved, breaches, start, log)
 	return p, nil
+}
+
+// ensureSlot makes the slot where it is missing, has standbys keep it in step where that is wanted, and gives where it stands.
+func ensureSlot(ctx context.Context, conn *pgx.Conn, repl *pgconn.PgConn, cfg Config, slot *Slot, log *slog.Logger) (connector.LSN, error) {
+	if !slot.Exists {
+		start, err := CreateSlot(ctx, repl, NewSlot{Name: cfg.Slot, Failover: cfg.Failover, Plain: conn, Waiting: func(w Wait) {
+			log.Warn(w.String(), "slot", cfg.Slot, "waited", w.Waited.Round(time.Second), "cure", w.Cure())
+		}})
+		if err == nil {
+			log.Info("slot created", "slot", cfg.Slot, "from", start)
+		}
+		return start, err
+	}
+	if cfg.Failover && !slot.Failover && !slot.Active {
+		if err := setFailover(ctx, repl, cfg.Slot); err != nil {
+			return 0, err
+		}
+		log.Info("slot is kept in step on standbys from now on", "slot", cfg.Slot)
+	}
+	return slot.ConfirmedFlush, nil
+}
+
+// noteAccepted notes what was accepted: in the state for the next start, in saved for the next attempt of this one.
+func noteAccepted(ctx context.Context, cfg Config, saved *connector.Saved, accepted *connector.Accepted) error {
+	if cfg.Accepted != nil {
+		if err := cfg.Accepted(ctx, *accepted); err != nil {
+			return fmt.Errorf("noting the accepted gap: %w", err)
+		}
+	}
+	cp := *saved.Checkpoint
+	cp.Accepted = accepted
+	saved.Checkpoint = &cp
+	return nil
+}
+
+// Reach connects as Prepare and the stream do, and asks the server who it is. It waits for nothing: ctx bounds it.
+func Reach(ctx context.Context, dsn string) error {
+	conn, err := Connect(ctx, dsn)
+	if err != nil {
+		return Explain(err)
+	}
+	defer closePlain(conn)
+	repl, err := connectReplication(ctx, dsn)
+	if hasState(err, stateTooManyConnections) {
+		return nil // the stream that runs has to go first
+	}
+	if err != nil {
+		return Explain(err)
+	}
+	defer closeConn(repl)
+	if _, err := pglogrepl.IdentifySystem(ctx, repl); err != nil {
+		return Explain(err)
+	}
+	return nil
 }
 
 // CheckHistory compares the server's history with the saved one as Prepare does, and changes nothing: a *Refusal is what run would end with.
@@ -290,11 +345,18 @@ func (p *Prepared) compare(ctx context.Context, conn *pgx.Conn, repl *pgconn.PgC
 		stale()
 		return nil, nil
 	}
+	if before := noted(saved.Checkpoint.Accepted, breaches); before != nil {
+		if cfg.AcceptGap != saved.Checkpoint.Accepted.ID {
+			stale()
+		}
+		return before, nil
+	}
 	refusal, which := refuse(breaches)
 	if cfg.AcceptGap != which {
 		stale()
 		return nil, refusal
 	}
+	p.accepted = note(which, breaches)
 	return breaches, nil
 }
 
@@ -336,9 +398,9 @@ func (p *Prepared) resolve(saved *connector.Saved, breaches []breach, start conn
 		log.Info("the server writes a new timeline, which holds all that was settled", "timeline", p.Lineage.Timeline, "was", cp.Lineage.Timeline, "since", p.Cut)
 		p.Checkpoint, p.Rebased = cutCheckpoint(cp, p.Cut), true
 		p.Checkpoint.Lineage = p.Lineage
-	case cp.Lineage != p.Lineage: // an older version wrote it, or a publication came along
+	case cp.Lineage != p.Lineage || cp.Accepted != nil: // an older version wrote it, a publication came along, or what was accepted was mended
 		next := *cp
-		next.Lineage = p.Lineage
+		next.Lineage, next.Accepted = p.Lineage, nil
 		p.Checkpoint, p.Rebased = &next, true
 	default:
 		p.Checkpoint = cp

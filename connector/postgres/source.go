@@ -37,9 +37,13 @@ type Config struct {
 	Waiting func(bool)
 	// ColumnLists is source.columnLists: the publications name only the columns that the mappings read, and those of the replica identity.
 	ColumnLists bool
+	// TimeZone, where it is set, is called from Prepare with the database's setting before anything is changed; an error of it ends Prepare.
+	TimeZone func(string) error
 	// Published notes how the mapped tables are published, in place of what was noted before: connector.Saved.Published brings it back. It is called
 	// from the source's goroutines. nil: nobody notes it, and a table that left while the connector was stopped is put back without a word.
 	Published func(context.Context, []connector.Published) error
+	// Accepted notes in the checkpoint what AcceptGap has accepted, before anything is changed in the database; nil: nobody notes it.
+	Accepted func(context.Context, connector.Accepted) error
 	// Gap records a gap for good; it is called from the source's goroutines. nil: nobody records it.
 	Gap func(context.Context, connector.Gap) error
 }

@@ -147,6 +147,8 @@ func checkpointComesBack(t *testing.T, open func() durable) {
 				{Mapping: "order-points", Since: at(6, 1), SinceTime: moment, Until: at(9, 0), Settled: at(6, 2), SetAside: true},
 				{Mapping: "积分", Since: at(7, 0), Settled: at(6, math.MaxUint32), Held: connector.HoldMisfit, Reason: "积分.yaml:3: gone",
 					Ranges: []connector.Range{{From: at(8, 0), To: at(high, 2)}}, Partial: []connector.RecordKey{point("积分", at(7, 5), 1).Key()}}}},
+		{Lineage: testLineage(), Settled: at(1<<63, 0), Flush: 1<<63 + 1, Accepted: &connector.Accepted{ID: "0123abcd",
+			Breaks: []connector.Break{{Text: "积分", Facts: "gone", From: 1, To: high, Cut: math.MaxUint64, Whole: true, Skip: true, Anew: true}, {}}}},
 		{Lineage: testLineage(), Settled: at(high, 0), Flush: math.MaxUint64},
 	} {
 		must(t, s.SaveCheckpoint(t.Context(), want))

@@ -223,10 +223,10 @@ func (r *Reader) readCheckpoint(ctx context.Context, q queryer) (*connector.Chec
 	var settled, flush int64
 	var committed, written sql.NullInt64
 	var l lists
-	var mappings, brakes string
-	err := q.QueryRowContext(ctx, `SELECT system_id, timeline, database_name, slot, publications, mappings, settled_lsn, settled_idx, flush_lsn, commit_time, written, ranges, partial, brakes
+	var mappings, brakes, accepted string
+	err := q.QueryRowContext(ctx, `SELECT system_id, timeline, database_name, slot, publications, mappings, settled_lsn, settled_idx, flush_lsn, commit_time, written, ranges, partial, brakes, accepted
 		FROM checkpoint LEFT JOIN beyond USING (id)`).Scan(&cp.Lineage.SystemID, &cp.Lineage.Timeline, &cp.Lineage.Database,
-		&cp.Lineage.Slot, &cp.Lineage.Publications, &mappings, &settled, &cp.Settled.Index, &flush, &committed, &written, &l.ranges, &l.partial, &brakes)
+		&cp.Lineage.Slot, &cp.Lineage.Publications, &mappings, &settled, &cp.Settled.Index, &flush, &committed, &written, &l.ranges, &l.partial, &brakes, &accepted)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, lists{}, nil
 	} else if err != nil {
@@ -242,6 +242,9 @@ func (r *Reader) readCheckpoint(ctx context.Context, q queryer) (*connector.Chec
 	}
 	if err == nil && json.Unmarshal([]byte(brakes), &cp.Brakes) != nil {
 		err = errors.New("the brakes of the mappings can't be decoded")
+	}
+	if err == nil && json.Unmarshal([]byte(accepted), &cp.Accepted) != nil {
+		err = errors.New("the break that was accepted can't be decoded")
 	}
 	if err != nil {
 		return nil, lists{}, &damage{err}

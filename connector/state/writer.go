@@ -358,12 +358,12 @@ func (w *writer) saveCheckpoint(cp *connector.Checkpoint, l lists) error {
 
 const (
 	putCheckpoint = `INSERT INTO checkpoint (id, system_id, timeline, database_name, slot, publications, mappings, settled_lsn, settled_idx, flush_lsn,
-		commit_time, written, brakes)
-		VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		commit_time, written, brakes, accepted)
+		VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET system_id = excluded.system_id, timeline = excluded.timeline, database_name = excluded.database_name,
 		slot = excluded.slot, publications = excluded.publications, mappings = excluded.mappings, settled_lsn = excluded.settled_lsn,
 		settled_idx = excluded.settled_idx, flush_lsn = excluded.flush_lsn, commit_time = excluded.commit_time, written = excluded.written,
-		brakes = excluded.brakes`
+		brakes = excluded.brakes, accepted = excluded.accepted`
 	putBeyond = `INSERT INTO beyond (id, ranges, partial) VALUES (1, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET ranges = excluded.ranges, partial = excluded.partial`
 	putTrack = `INSERT INTO track (mapping, since_lsn, since_idx, since, until_lsn, until_idx, settled_lsn, settled_idx, ranges, partial, held, reason,
@@ -381,8 +381,12 @@ func (w *writer) putCheckpoint(cp *connector.Checkpoint, l lists) error {
 	if err != nil {
 		return err
 	}
+	accepted, err := json.Marshal(cp.Accepted)
+	if err != nil {
+		return err
+	}
 	if err := w.exec(putCheckpoint, cp.Lineage.SystemID, int64(cp.Lineage.Timeline), cp.Lineage.Database, cp.Lineage.Slot, cp.Lineage.Publications,
-		string(mappings), signed(cp.Settled.Commit), int64(cp.Settled.Index), signed(cp.Flush), stamp(cp.CommitTime), stamp(cp.Written), string(brakes)); err != nil {
+		string(mappings), signed(cp.Settled.Commit), int64(cp.Settled.Index), signed(cp.Flush), stamp(cp.CommitTime), stamp(cp.Written), string(brakes), string(accepted)); err != nil {
 		return err
 	}
 	last := w.next

@@ -75,15 +75,15 @@ func checkDatabase(ctx context.Context, cfg *config.Config) []postgres.Finding {
 		return []postgres.Finding{failure("database", err)}
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	saved := savedState(ctx, cfg)
+	saved, unread := savedState(ctx, cfg) // checkState tells of one that can't be read
 	report, err := postgres.Preflight(ctx, conn, postgres.PreflightParams{Uses: uses(cfg.Mappings), Slot: cfg.Source.Slot,
 		Publication: cfg.Source.Publication, ColumnLists: cfg.Source.ColumnLists, WALBudget: cfg.Source.WALBudget,
-		Known: saved != nil && saved.Checkpoint != nil, Heartbeat: cfg.Source.Heartbeat > 0, Failover: cfg.Source.Failover})
+		Known: unread == nil && saved.Checkpoint != nil, Heartbeat: cfg.Source.Heartbeat > 0, Failover: cfg.Source.Failover})
 	if err != nil {
 		return []postgres.Finding{failure("database", err)}
 	}
-	if saved != nil && !report.Failed() {
-		report.Findings = append(report.Findings, checkHistory(ctx, cfg, saved)...)
+	if unread == nil && !report.Failed() {
+		report.Findings = append(report.Findings, checkHistory(ctx, cfg)...)
 	}
 	tables, err := postgres.LoadUsed(ctx, conn, uses(cfg.Mappings), cfg.Source.Publication)
 	if err != nil {
@@ -92,36 +92,37 @@ func checkDatabase(ctx context.Context, cfg *config.Config) []postgres.Finding {
 	return append(report.Findings, mappingFindings(cfg.Mappings, tables)...)
 }
 
-// savedState reads the state; one without a checkpoint where there is none yet, nil where it can't be read, which checkState tells of.
-func savedState(ctx context.Context, cfg *config.Config) *connector.Saved {
+// savedState reads the state; one without a checkpoint where there is none yet.
+func savedState(ctx context.Context, cfg *config.Config) (*connector.Saved, error) {
 	r, err := state.OpenReader(ctx, stateLocation(cfg))
 	if errors.Is(err, fs.ErrNotExist) {
-		return &connector.Saved{}
+		return &connector.Saved{}, nil
 	}
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	defer r.Close()
-	saved, err := r.Load(ctx)
-	if err != nil {
-		return nil
-	}
-	return saved
+	return r.Load(ctx)
 }
 
 // checkHistory gives the refusal that run would end with, for what state, slot and file say together.
-func checkHistory(ctx context.Context, cfg *config.Config, saved *connector.Saved) []postgres.Finding {
-	err := refuseGone(saved.Checkpoint, cfg.Mappings)
-	if err == nil {
-		err = postgres.CheckHistory(ctx, sourceConfig(cfg), saved)
-	}
+func checkHistory(ctx context.Context, cfg *config.Config) []postgres.Finding {
+	var last *connector.Checkpoint
+	err := postgres.CheckHistory(ctx, sourceConfig(cfg), func(ctx context.Context) (*connector.Saved, error) {
+		saved, err := savedState(ctx, cfg)
+		if err != nil {
+			return nil, err
+		}
+		last = saved.Checkpoint
+		return saved, refuseGone(last, cfg.Mappings)
+	})
 	switch {
 	case err != nil:
 		return []postgres.Finding{failure("history", err)}
-	case saved.Checkpoint == nil:
+	case last == nil:
 		return nil
 	}
-	return []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "history", Text: fmt.Sprintf("settled up to %s, which the server's history has", settledText(saved.Checkpoint.Settled))}}
+	return []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "history", Text: fmt.Sprintf("settled up to %s, which the server's history has", settledText(last.Settled))}}
 }
 
 // failure is a neighbour that could not be asked: a warning where that passes, else an error.

@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
@@ -55,6 +57,39 @@ func TestCheck(t *testing.T) {
 	if code != 2 || !strings.Contains(errs, "did you mean \"eventKey\"") || !strings.Contains(errs, "did you mean \"delivery\"") {
 		t.Errorf("a wrong file: exit %d\n%s", code, errs)
 	}
+}
+
+// TestCheckBesideRun: beside a healthy connector that is busy check finds nothing wrong, however slot, state and WAL move on while it looks.
+func TestCheckBesideRun(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
+	r.start()
+	stop, ended := make(chan struct{}), make(chan struct{})
+	conn := r.db.Conn(t)
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			if _, err := conn.Exec(t.Context(), `INSERT INTO crm.member_groups VALUES ($1, 'a')`, fmt.Sprintf("13%09d", i)); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for range 30 {
+		if out, errs, code := r.run("check"); code != 0 {
+			t.Errorf("exit %d\n%s%s", code, out, errs)
+			break
+		}
+	}
+	close(stop)
+	<-ended
 }
 
 // TestCheckUnreachable: what can't be reached is a warning; a wrong password and a wrong secret are errors that show neither.

@@ -182,8 +182,12 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	return p, nil
 }
 
-// CheckHistory compares the server's history with the saved one as Prepare does, and changes nothing: a *Refusal is what run would end with.
-func CheckHistory(ctx context.Context, cfg Config, saved *connector.Saved) error {
+// CheckHistory compares the server's history with the saved one as Prepare does, and changes nothing: a *Refusal is what run would end with. load reads
+// the state; an error of its own comes back as it is.
+//
+// A connector may be running, so that slot and state move on meanwhile: the state is read after the slot, which never passes what the state had saved
+// before, and ahead of the WAL end, which the state never passes. A refusal counts only where it stands a second time: the slot may just have been made.
+func CheckHistory(ctx context.Context, cfg Config, load func(context.Context) (*connector.Saved, error)) error {
 	conn, err := Connect(ctx, cfg.DSN)
 	if err != nil {
 		return err
@@ -194,16 +198,31 @@ func CheckHistory(ctx context.Context, cfg Config, saved *connector.Saved) error
 		return err
 	}
 	defer closeConn(repl)
-	id, err := pglogrepl.IdentifySystem(ctx, repl)
-	if err != nil {
+	look := func() error {
+		id, err := pglogrepl.IdentifySystem(ctx, repl)
+		if err != nil {
+			return err
+		}
+		slot, err := SlotState(ctx, conn, cfg.Slot)
+		if err != nil {
+			return err
+		}
+		saved, err := load(ctx)
+		if err != nil {
+			return err
+		}
+		if slot.WALEnd, err = walEnd(ctx, conn); err != nil {
+			return err
+		}
+		p := &Prepared{Lineage: connector.Lineage{SystemID: id.SystemID, Timeline: id.Timeline, Database: id.DBName, Slot: cfg.Slot}}
+		_, err = p.compare(ctx, conn, repl, cfg, slot, saved, slog.New(slog.DiscardHandler))
 		return err
 	}
-	slot, err := SlotState(ctx, conn, cfg.Slot)
-	if err != nil {
-		return err
+	err = look()
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		err = look()
 	}
-	p := &Prepared{Lineage: connector.Lineage{SystemID: id.SystemID, Timeline: id.Timeline, Database: id.DBName, Slot: cfg.Slot}}
-	_, err = p.compare(ctx, conn, repl, cfg, slot, saved, slog.New(slog.DiscardHandler))
 	return err
 }
 

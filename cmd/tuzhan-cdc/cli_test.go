@@ -92,6 +92,24 @@ func TestCheckBesideRun(t *testing.T) {
 	<-ended
 }
 
+// TestSlotOfAnotherDatabase: nothing that run, check and slot drop do or print touches a slot that another database's connector reads.
+func TestSlotOfAnotherDatabase(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
+	other := pgtest.Server(t).Database(t)
+	other.Exec(t, `SELECT pg_create_logical_replication_slot('`+r.slot+`', 'pgoutput')`)
+	for _, args := range [][]string{{"check"}, {"run"}, {"slot", "drop", "--yes"}} {
+		out, errs, code := r.run(args...)
+		if out += errs; code != 1 || !strings.Contains(out, "it belongs to database "+other.Name()) || !strings.Contains(out, "cure: give source.slot another name") ||
+			strings.Contains(out, "pg_drop") || strings.Contains(out, "--new-state") {
+			t.Errorf("%s: exit %d\n%s", args, code, out)
+		}
+	}
+	if n := pgtest.Value[int64](t, r.db, `SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1`, r.slot); n != 1 {
+		t.Error("the slot is gone")
+	}
+}
+
 // TestCheckUnreachable: what can't be reached is a warning; a wrong password and a wrong secret are errors that show neither.
 func TestCheckUnreachable(t *testing.T) {
 	t.Parallel()

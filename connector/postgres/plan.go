@@ -18,9 +18,9 @@ type plan struct {
 	rels       map[TableName]*relation
 	candidates []TableName  // what a missing table may have meant
 	main, ins  *Publication // nil where missing
-	slotExists bool
-	known      bool // there is a state: a publication that is missing beside a living slot is CheckHistory's to say
-	mayCreate  bool // CREATE on the database
+	slotExists bool         // and is one of this database's, of our plugin
+	known      bool         // there is a state: a publication that is missing beside a living slot is CheckHistory's to say
+	mayCreate  bool         // CREATE on the database
 	standby    bool
 	role       string
 	database   string
@@ -44,7 +44,7 @@ type step struct {
 func newPlan(ctx context.Context, conn *pgx.Conn, params PublicationParams) (*plan, error) {
 	p := &plan{PublicationParams: params, rels: map[TableName]*relation{}, wanted: mergeUses(params.Uses)}
 	if err := conn.QueryRow(ctx, `
-SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1),
+SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database() AND plugin = '`+plugin+`'),
        has_database_privilege(current_database(), 'CREATE'), pg_is_in_recovery(), current_user::text, current_database()::text,
        current_setting('server_version_num')::int`,
 		params.Slot).Scan(&p.slotExists, &p.mayCreate, &p.standby, &p.role, &p.database, &p.version); err != nil {

@@ -121,8 +121,8 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 		return nil, err
 	}
 	p.WALEnd = slot.WALEnd
-	if slot.Exists && slot.Plugin != plugin {
-		return nil, &Refusal{fmt.Sprintf("the slot %q is not a logical slot of the plugin %s", slot.Name, plugin), "choose another name for source.slot"}
+	if other := slot.foreign(id.DBName); other != nil {
+		return nil, &Refusal{fmt.Sprintf("the slot %q can't be used: %s", slot.Name, other.Text), other.Cure}
 	}
 	if refused := refusal(optionFindings(server, slot, cfg.Heartbeat > 0, cfg.Failover)); refused != nil {
 		return nil, refused

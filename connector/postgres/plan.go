@@ -323,20 +323,38 @@ func (p *plan) forbid() {
 		if p.main == nil {
 			text = "it is missing"
 		}
-		p.refuse("publication "+p.Name, fmt.Sprintf("%s, and role %s can't mend that (%s): a superuser or the owner runs this, before the slot is made",
+		p.refuse("publication "+p.Name, fmt.Sprintf("%s, and role %s can't mend that (%s): somebody who may runs this, before the slot is made",
 			text, p.role, strings.Join(p.blocked, "; ")), p.sql())
 	}
 }
 
-// sql gives the steps as a script for somebody else. It leaves our mark out: what they make is theirs.
+// sql gives the steps as a script for somebody else, and says who may run it where that takes more than to own the tables. It leaves our mark out:
+// what they make is theirs.
 func (p *plan) sql() string {
 	var lines []string
+	if p.main == nil || p.ins == nil && slices.Contains(p.names, InsertPublication(p.Name)) { // one is to be made
+		lines = append(lines, p.whoMakes())
+	}
 	for _, s := range p.steps {
 		if s.change != "" {
 			lines = append(lines, s.sql)
 		}
 	}
 	return strings.Join(lines, "\n")
+}
+
+// whoMakes says, as a comment in SQL, who may make a publication: it takes CREATE on the database, which the owner of the tables may well lack.
+func (p *plan) whoMakes() string {
+	var owners []string
+	for _, u := range p.uses {
+		if owner := p.rels[u.Table].owner; !slices.Contains(owners, owner) {
+			owners = append(owners, owner)
+		}
+	}
+	if len(owners) != 1 { // who makes it must own them all
+		return "-- as a superuser:"
+	}
+	return fmt.Sprintf("-- as a superuser; or as the tables' owner, with: GRANT CREATE ON DATABASE %s TO %s;", quoteIdent(p.database), quoteIdent(owners[0]))
 }
 
 // gap refuses to make a publication beside a living slot: the slot's WAL is decoded with the publications as they were when it was written.

@@ -33,7 +33,7 @@ type Prepared struct {
 	Cut     connector.LSN
 
 	known map[TableName]connector.Published // how the tables are published
-	open  map[TableName]bool                // those of them that are not published in full
+	open  map[TableName]string              // those of them that are not published in full, with the reason
 
 	identities map[TableName]string
 	stale      []*stale
@@ -255,7 +255,7 @@ func (p *Prepared) account(ctx context.Context, cfg Config, r *round, alarms *co
 			return err
 		}
 	}
-	p.open = map[TableName]bool{}
+	p.open = map[TableName]string{}
 	for _, h := range open {
 		text, cure := r.openText(h)
 		alarms.Raise("source/table/"+h.use.Table.String(), text, cure)
@@ -263,7 +263,7 @@ func (p *Prepared) account(ctx context.Context, cfg Config, r *round, alarms *co
 		if err := cfg.gap(ctx, h.gap(0)); err != nil {
 			return err
 		}
-		p.open[h.use.Table] = true
+		p.open[h.use.Table] = h.why
 	}
 	p.identities = r.after.identities()
 	if st := r.stale(closed); st != nil && r.found.slotExists {

@@ -97,14 +97,20 @@ func mergeUses(uses []Use) []Use {
 		m := &merged[i]
 		m.Insert, m.Update, m.Delete = m.Insert || u.Insert, m.Update || u.Update, m.Delete || u.Delete
 		m.list, m.known = m.list || u.list, m.known || u.known
-		if m.Columns == nil || u.Columns == nil {
-			m.Columns = nil
-		} else {
-			m.Columns = slices.Compact(slices.Sorted(slices.Values(slices.Concat(m.Columns, u.Columns))))
-		}
+		m.Columns, m.Old = mergeColumns(m.Columns, u.Columns), mergeColumns(m.Old, u.Old)
 	}
 	slices.SortFunc(merged, func(a, b Use) int { return compareTables(a.Table, b.Table) })
 	return merged
+}
+
+// mergeColumns makes one list of two, nil where one of them is: not known.
+func mergeColumns(a, b []string) []string {
+	if a == nil || b == nil {
+		return nil
+	}
+	all := append(append([]string{}, a...), b...)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // listTables gives the tables that could be published.
@@ -184,7 +190,7 @@ func (p *plan) make() {
 				toMain, inMain = append(toMain, u), append(inMain, u)
 			} else {
 				p.refuse("table "+u.Table.String(), fmt.Sprintf("it has no replica identity and so can't go into publication %s, whose updates would then fail in the application; a second publication can't be made beside the living slot %s (42704)",
-					p.Name, p.Slot), p.rels[u.Table].identityCure())
+					p.Name, p.Slot), p.rels[u.Table].identityCure(u))
 			}
 		}
 		toIns = nil
@@ -237,7 +243,7 @@ func (p *plan) bring(pub *Publication, name, publish string, uses, add []Use) {
 	for _, u := range add {
 		if r := p.rels[u.Table]; (pub.Update || pub.Delete) && !u.rewrites() && len(r.unidentified()) > 0 {
 			p.refuse("table "+u.Table.String(), "it has no replica identity and so can't go into publication "+name+
-				", which publishes updates or deletes: they would fail in the application", r.identityCure())
+				", which publishes updates or deletes: they would fail in the application", r.identityCure(u))
 		}
 	}
 	var gone []TableName

@@ -96,6 +96,27 @@ func TestCuresCure(t *testing.T) {
 	}
 }
 
+// Of the replica identities that would do, the cure names the one that carries the old columns that the mappings read.
+func TestIdentityCureFitsTheMappings(t *testing.T) {
+	db := pgtest.Server(t).Database(t)
+	db.Exec(t, "CREATE TABLE a (id bigint PRIMARY KEY, x int)", "ALTER TABLE a REPLICA IDENTITY NOTHING", "CREATE TABLE bare (id bigint)")
+	for _, c := range []struct {
+		table string
+		old   []string
+		want  string
+	}{
+		{"a", []string{"id", "x"}, "FULL;"}, {"a", []string{"id"}, "DEFAULT;"}, {"a", []string{}, "DEFAULT;"},
+		{"bare", []string{"id"}, "FULL;"}, {"bare", []string{}, "FULL; -- or give it a primary key: ADD PRIMARY KEY (...)"},
+	} {
+		u := use(c.table, "u")
+		u.Old = c.old
+		f := find(t, preflightOf(t, db.DSN(), PreflightParams{Slot: db.SlotName(), Publication: "p", Uses: []Use{u}}), SeverityError, "table public."+c.table, "no replica identity")
+		if want := `ALTER TABLE "public"."` + c.table + `" REPLICA IDENTITY ` + c.want; f.Cure != want {
+			t.Errorf("%s, old %q: %s, want %s", c.table, c.old, f.Cure, want)
+		}
+	}
+}
+
 func TestWhatNoSQLCures(t *testing.T) {
 	db := pgtest.Server(t).Database(t)
 	db.Exec(t, "CREATE SCHEMA crm", "CREATE TABLE crm.orders (id bigint PRIMARY KEY)", "CREATE VIEW crm.v AS SELECT * FROM crm.orders", "CREATE MATERIALIZED VIEW crm.m AS SELECT * FROM crm.orders",

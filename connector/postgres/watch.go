@@ -42,7 +42,7 @@ type watch struct {
 	// first are the tables with an open hole at the start: mappings may be held for them, and are tried again once it is closed.
 	first  map[TableName]string
 	told   map[TableName]string // the holes that are recorded as open, with the reason that was told
-	faulty map[TableName]bool // the tables with an alarm that is no hole
+	faulty map[TableName]bool   // the tables with an alarm that is no hole
 	// identities are the replica identities that the mappings were checked against.
 	identities map[TableName]string
 	stale      []*stale
@@ -477,7 +477,7 @@ func (r *round) openText(h hole) (text, cure string) {
 	case rel == nil:
 		return text, r.after.missingTable(h.use.Table).Cure
 	case len(rel.unidentified()) > 0 && h.use.rewrites():
-		return text, rel.identityCure()
+		return text, rel.identityCure(h.use)
 	case r.refused != nil:
 		return text, r.refused.Cure
 	case r.found.left != "":

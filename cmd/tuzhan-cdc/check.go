@@ -41,7 +41,7 @@ are missing are made by run, where the role may. A database or a platform that i
 		if err != nil {
 			return err
 		}
-		findings := []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "file", Text: fmt.Sprintf("%s: %d mappings", cfg.File, len(cfg.Mappings.List()))}}
+		findings := []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "file", Text: cfg.File + ": " + count(len(cfg.Mappings.List()), "mapping")}}
 		if !*offline {
 			findings = append(findings, checkState(c.Context(), cfg)...)
 			findings = append(findings, checkDatabase(c.Context(), cfg)...)
@@ -210,7 +210,7 @@ func checkTables(set *mapping.Set, known []string, unfit map[string]string) func
 			switch {
 			case found.Err() == nil:
 			case slices.Contains(known, name):
-				unfit[name] = strings.Join(strings.Fields(found.Err().Error()), " ")
+				unfit[name] = oneLine(found.Errors.All())
 			default:
 				problems.Take(&found.Errors)
 			}
@@ -220,6 +220,29 @@ func checkTables(set *mapping.Set, known []string, unfit map[string]string) func
 		}
 		return nil
 	}
+}
+
+// oneLine gives problems as one line of an alarm, the hints in parentheses.
+func oneLine(problems []strict.Problem) string {
+	var parts []string
+	for _, p := range problems {
+		hint := p.Hint
+		p.Hint = ""
+		part := p.String()
+		if hint != "" {
+			part += " (" + hint + ")"
+		}
+		parts = append(parts, strings.Join(strings.Fields(part), " "))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// count gives a number with what it counts: 1 error, 2 errors.
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 func printFindings(w io.Writer, findings []postgres.Finding) error {
@@ -234,6 +257,6 @@ func printFindings(w io.Writer, findings []postgres.Finding) error {
 			fmt.Fprintf(w, "         cure: %s\n", strings.ReplaceAll(f.Cure, "\n", "\n               "))
 		}
 	}
-	_, err := fmt.Fprintf(w, "%d errors, %d warnings\n", counts[postgres.SeverityError], counts[postgres.SeverityWarning])
+	_, err := fmt.Fprintf(w, "%s, %s\n", count(counts[postgres.SeverityError], "error"), count(counts[postgres.SeverityWarning], "warning"))
 	return err
 }

@@ -41,7 +41,7 @@ are missing are made by run, where the role may. A database or a platform that i
 		if err != nil {
 			return err
 		}
-		findings := []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "file", Text: fmt.Sprintf("%s: %d mappings", cfg.File, len(cfg.Mappings.List()))}}
+		findings := []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "file", Text: cfg.File + ": " + count(len(cfg.Mappings.List()), "mapping")}}
 		if !*offline {
 			findings = append(findings, checkState(c.Context(), cfg)...)
 			findings = append(findings, checkDatabase(c.Context(), cfg)...)
@@ -75,15 +75,15 @@ func checkDatabase(ctx context.Context, cfg *config.Config) []postgres.Finding {
 		return []postgres.Finding{failure("database", err)}
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	saved := savedState(ctx, cfg)
+	saved, unread := savedState(ctx, cfg) // checkState tells of one that can't be read
 	report, err := postgres.Preflight(ctx, conn, postgres.PreflightParams{Uses: uses(cfg.Mappings), Slot: cfg.Source.Slot,
 		Publication: cfg.Source.Publication, ColumnLists: cfg.Source.ColumnLists, WALBudget: cfg.Source.WALBudget,
-		Known: saved != nil && saved.Checkpoint != nil, Heartbeat: cfg.Source.Heartbeat > 0, Failover: cfg.Source.Failover})
+		Known: unread == nil && saved.Checkpoint != nil, Heartbeat: cfg.Source.Heartbeat > 0, Failover: cfg.Source.Failover})
 	if err != nil {
 		return []postgres.Finding{failure("database", err)}
 	}
-	if saved != nil && !report.Failed() {
-		report.Findings = append(report.Findings, checkHistory(ctx, cfg, saved)...)
+	if unread == nil && !report.Failed() {
+		report.Findings = append(report.Findings, checkHistory(ctx, cfg)...)
 	}
 	tables, err := postgres.LoadUsed(ctx, conn, uses(cfg.Mappings), cfg.Source.Publication)
 	if err != nil {
@@ -92,36 +92,37 @@ func checkDatabase(ctx context.Context, cfg *config.Config) []postgres.Finding {
 	return append(report.Findings, mappingFindings(cfg.Mappings, tables)...)
 }
 
-// savedState reads the state; one without a checkpoint where there is none yet, nil where it can't be read, which checkState tells of.
-func savedState(ctx context.Context, cfg *config.Config) *connector.Saved {
+// savedState reads the state; one without a checkpoint where there is none yet.
+func savedState(ctx context.Context, cfg *config.Config) (*connector.Saved, error) {
 	r, err := state.OpenReader(ctx, stateLocation(cfg))
 	if errors.Is(err, fs.ErrNotExist) {
-		return &connector.Saved{}
+		return &connector.Saved{}, nil
 	}
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	defer r.Close()
-	saved, err := r.Load(ctx)
-	if err != nil {
-		return nil
-	}
-	return saved
+	return r.Load(ctx)
 }
 
 // checkHistory gives the refusal that run would end with, for what state, slot and file say together.
-func checkHistory(ctx context.Context, cfg *config.Config, saved *connector.Saved) []postgres.Finding {
-	err := refuseGone(saved.Checkpoint, cfg.Mappings)
-	if err == nil {
-		err = postgres.CheckHistory(ctx, sourceConfig(cfg), saved)
-	}
+func checkHistory(ctx context.Context, cfg *config.Config) []postgres.Finding {
+	var last *connector.Checkpoint
+	err := postgres.CheckHistory(ctx, sourceConfig(cfg), func(ctx context.Context) (*connector.Saved, error) {
+		saved, err := savedState(ctx, cfg)
+		if err != nil {
+			return nil, err
+		}
+		last = saved.Checkpoint
+		return saved, refuseGone(last, cfg.Mappings)
+	})
 	switch {
 	case err != nil:
 		return []postgres.Finding{failure("history", err)}
-	case saved.Checkpoint == nil:
+	case last == nil:
 		return nil
 	}
-	return []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "history", Text: fmt.Sprintf("settled up to %s, which the server's history has", settledText(saved.Checkpoint.Settled))}}
+	return []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "history", Text: fmt.Sprintf("settled up to %s, which the server's history has", settledText(last.Settled))}}
 }
 
 // failure is a neighbour that could not be asked: a warning where that passes, else an error.
@@ -209,7 +210,7 @@ func checkTables(set *mapping.Set, known []string, unfit map[string]string) func
 			switch {
 			case found.Err() == nil:
 			case slices.Contains(known, name):
-				unfit[name] = strings.Join(strings.Fields(found.Err().Error()), " ")
+				unfit[name] = oneLine(found.Errors.All())
 			default:
 				problems.Take(&found.Errors)
 			}
@@ -219,6 +220,29 @@ func checkTables(set *mapping.Set, known []string, unfit map[string]string) func
 		}
 		return nil
 	}
+}
+
+// oneLine gives problems as one line of an alarm, the hints in parentheses.
+func oneLine(problems []strict.Problem) string {
+	var parts []string
+	for _, p := range problems {
+		hint := p.Hint
+		p.Hint = ""
+		part := p.String()
+		if hint != "" {
+			part += " (" + hint + ")"
+		}
+		parts = append(parts, strings.Join(strings.Fields(part), " "))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// count gives a number with what it counts: 1 error, 2 errors.
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 func printFindings(w io.Writer, findings []postgres.Finding) error {
@@ -233,6 +257,6 @@ func printFindings(w io.Writer, findings []postgres.Finding) error {
 			fmt.Fprintf(w, "         cure: %s\n", strings.ReplaceAll(f.Cure, "\n", "\n               "))
 		}
 	}
-	_, err := fmt.Fprintf(w, "%d errors, %d warnings\n", counts[postgres.SeverityError], counts[postgres.SeverityWarning])
+	_, err := fmt.Fprintf(w, "%s, %s\n", count(counts[postgres.SeverityError], "error"), count(counts[postgres.SeverityWarning], "warning"))
 	return err
 }

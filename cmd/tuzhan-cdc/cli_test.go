@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
 )
 
 // TestCheck: exit 0 while slot and publication are missing, 1 with a cure that works where a table can't give what a mapping reads, 2 where the
@@ -54,6 +57,69 @@ func TestCheck(t *testing.T) {
 	_, errs, code = r.run("check")
 	if code != 2 || !strings.Contains(errs, "did you mean \"eventKey\"") || !strings.Contains(errs, "did you mean \"delivery\"") {
 		t.Errorf("a wrong file: exit %d\n%s", code, errs)
+	}
+}
+
+// TestCheckBesideRun: beside a healthy connector that is busy check finds nothing wrong, however slot, state and WAL move on while it looks.
+func TestCheckBesideRun(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
+	r.start()
+	stop, ended := make(chan struct{}), make(chan struct{})
+	conn := r.db.Conn(t)
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			if _, err := conn.Exec(t.Context(), `INSERT INTO crm.member_groups VALUES ($1, 'a')`, fmt.Sprintf("13%09d", i)); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for range 30 {
+		if out, errs, code := r.run("check"); code != 0 {
+			t.Errorf("exit %d\n%s%s", code, out, errs)
+			break
+		}
+	}
+	close(stop)
+	<-ended
+}
+
+// TestSlotOfAnotherDatabase: nothing that run, check and slot drop do or print touches a slot that another database's connector reads.
+func TestSlotOfAnotherDatabase(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
+	other := pgtest.Server(t).Database(t)
+	other.Exec(t, `SELECT pg_create_logical_replication_slot('`+r.slot+`', 'pgoutput')`)
+	for _, args := range [][]string{{"check"}, {"run"}, {"slot", "drop", "--yes"}} {
+		out, errs, code := r.run(args...)
+		if out += errs; code != 1 || !strings.Contains(out, "it belongs to database "+other.Name()) || !strings.Contains(out, "cure: give source.slot another name") ||
+			strings.Contains(out, "pg_drop") || strings.Contains(out, "--new-state") {
+			t.Errorf("%s: exit %d\n%s", args, code, out)
+		}
+	}
+	if n := pgtest.Value[int64](t, r.db, `SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1`, r.slot); n != 1 {
+		t.Error("the slot is gone")
+	}
+}
+
+// TestOneLine: what an alarm says of a mapping that does not fit keeps text and hint apart.
+func TestOneLine(t *testing.T) {
+	t.Parallel()
+	got := oneLine([]strict.Problem{{File: "m.yaml", Line: 1, Column: 2, Text: "table crm.a has no column amount", Hint: "Its columns: id,\nphone."}, {Text: "it would be unknown"}})
+	if want := "m.yaml:1:2: table crm.a has no column amount (Its columns: id, phone.); it would be unknown"; got != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+	if got := count(1, "error") + ", " + count(2, "warning"); got != "1 error, 2 warnings" {
+		t.Error(got)
 	}
 }
 

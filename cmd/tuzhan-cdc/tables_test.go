@@ -187,7 +187,7 @@ func TestIdentityWatched(t *testing.T) {
 		`{"a0":"none","op":"insert","title":"old"}`, `{"a0":"y","op":"update","title":"old"}`)
 }
 
-// TestPrintedSQL: where the role may not make publications, check and run print the SQL; the owner runs just that, and then run starts.
+// TestPrintedSQL: where the role may not make publications, check and run print the SQL; the owner, with the right that it names, runs just that, and then run starts.
 func TestPrintedSQL(t *testing.T) {
 	t.Parallel()
 	lists := pgtest.Server(t).Major() >= 15
@@ -196,7 +196,7 @@ func TestPrintedSQL(t *testing.T) {
 		"", platformsim.Options{EventKeys: []string{"c_buy"}})
 	owner, ownerDSN := r.db.Role(t, "")
 	_, r.dsn = r.db.Role(t, "REPLICATION")
-	r.db.Exec(t, `GRANT CREATE ON DATABASE `+r.db.Name()+` TO `+owner, `ALTER TABLE `+odd+` OWNER TO `+owner, `ALTER TABLE plain OWNER TO `+owner,
+	r.db.Exec(t, `ALTER TABLE `+odd+` OWNER TO `+owner, `ALTER TABLE plain OWNER TO `+owner,
 		`ALTER SCHEMA "Kunden.数据" OWNER TO `+owner)
 	mappings := "mappings:" + eventMapping("odd", odd, "insert, update", "phone", `new["S.1"]`) + eventMapping("plain", "public.plain", "insert", "phone")
 	r.write(mappings, "")
@@ -229,6 +229,11 @@ func TestPrintedSQL(t *testing.T) {
 	if strings.TrimSpace(printed) != strings.TrimSpace(cure) || !strings.Contains(cure, "CREATE PUBLICATION") || strings.Contains(cure, "slot") {
 		t.Fatalf("check prints\n%s\nrun prints\n%s", cure, printed)
 	}
+	grant := `GRANT CREATE ON DATABASE "` + r.db.Name() + `" TO "` + owner + `";`
+	if !strings.Contains(cure, grant) {
+		t.Errorf("the cure does not say what the owner needs:\n%s", cure)
+	}
+	r.db.Exec(t, grant)
 	paste(t, ownerDSN, cure)
 	if out, _, code := r.run("check"); code != 0 {
 		t.Errorf("after the cure check exits with %d\n%s", code, out)

@@ -323,7 +323,7 @@ func (d *Delivery) failedAlone(e *endpoint, j job, now time.Time) {
 	}
 	s.weak = e.taken == e.asked
 	s.age = now.Sub(s.since) - (e.downFor(now) - s.wasDown)
-	d.ports.Alarms.Raise(failingAlarm, fmt.Sprintf("%d records fail alone while their endpoints take others, the last one of mapping %s, position %s, since %s: %s; "+
+	d.ports.Alarms.Raise(failingAlarm, fmt.Sprintf("records fail alone while their endpoints take others: %d by now, the last one of mapping %s, position %s, since %s: %s; "+
 		"their customers wait, all others flow", d.failing, it.rec.Mapping, it.rec.Position, it.failure.since.UTC().Format(time.RFC3339), said(it.failure.answer)),
 		"nothing to do at once: each is set aside as a dead letter after delivery.giveUpAfter; `tuzhan-cdc status` shows the one that holds the checkpoint")
 	if s.age >= d.cfg.GiveUpAfter {
@@ -416,7 +416,7 @@ func (d *Delivery) giveUp(tail context.Context, j job) {
 	case it.rec.Kind == connector.Point && f.uncertain:
 		class, why = connector.ClassUncertain, "it failed as in an outage, and may or may not have been applied"
 	case f.answer.Verdict == connector.SetupWrong:
-		class, why = connector.ClassRejected, "it was refused with 403 or 404, as a web firewall does"
+		class, why = connector.ClassRejected, "it was refused with 403 or 404, as a web firewall does,"
 	}
 	reason := fmt.Sprintf("%s whenever it was sent alone, while the platform took other records: set aside after %s", why,
 		time.Since(f.since).Round(time.Second))

@@ -229,8 +229,8 @@ type replicaIdentity struct {
 	letter connector.Identity
 	// keys are the columns of the identity's index, in the table's order; none under FULL and NOTHING, and none where there is no such index.
 	keys []string
-	// primaryKey says that a primary key exists that could serve.
-	primaryKey bool
+	// primaryKey are the columns of a primary key that could serve; none where there is none.
+	primaryKey []string
 }
 
 // usable reports whether updates and deletes of the table can be published without failing.
@@ -269,7 +269,10 @@ const identitySQL = `c.relreplident::text,
               WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
                 AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident)
               ORDER BY a.attnum),
-       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate)`
+       ARRAY(SELECT a.attname::text
+               FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
+              WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate
+              ORDER BY a.attnum)`
 
 func loadRelations(ctx context.Context, conn *pgx.Conn, names []TableName) ([]*relation, error) {
 	schemas, tables := make([]string, len(names)), make([]string, len(names))

@@ -18,9 +18,9 @@ type plan struct {
 	rels       map[TableName]*relation
 	candidates []TableName  // what a missing table may have meant
 	main, ins  *Publication // nil where missing
-	slotExists bool
-	known      bool // there is a state: a publication that is missing beside a living slot is CheckHistory's to say
-	mayCreate  bool // CREATE on the database
+	slotExists bool         // and is one of this database's, of our plugin
+	known      bool         // there is a state: a publication that is missing beside a living slot is CheckHistory's to say
+	mayCreate  bool         // CREATE on the database
 	standby    bool
 	role       string
 	database   string
@@ -44,7 +44,7 @@ type step struct {
 func newPlan(ctx context.Context, conn *pgx.Conn, params PublicationParams) (*plan, error) {
 	p := &plan{PublicationParams: params, rels: map[TableName]*relation{}, wanted: mergeUses(params.Uses)}
 	if err := conn.QueryRow(ctx, `
-SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1),
+SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database() AND plugin = '`+plugin+`'),
        has_database_privilege(current_database(), 'CREATE'), pg_is_in_recovery(), current_user::text, current_database()::text,
        current_setting('server_version_num')::int`,
 		params.Slot).Scan(&p.slotExists, &p.mayCreate, &p.standby, &p.role, &p.database, &p.version); err != nil {
@@ -97,14 +97,20 @@ func mergeUses(uses []Use) []Use {
 		m := &merged[i]
 		m.Insert, m.Update, m.Delete = m.Insert || u.Insert, m.Update || u.Update, m.Delete || u.Delete
 		m.list, m.known = m.list || u.list, m.known || u.known
-		if m.Columns == nil || u.Columns == nil {
-			m.Columns = nil
-		} else {
-			m.Columns = slices.Compact(slices.Sorted(slices.Values(slices.Concat(m.Columns, u.Columns))))
-		}
+		m.Columns, m.Old = mergeColumns(m.Columns, u.Columns), mergeColumns(m.Old, u.Old)
 	}
 	slices.SortFunc(merged, func(a, b Use) int { return compareTables(a.Table, b.Table) })
 	return merged
+}
+
+// mergeColumns makes one list of two, nil where one of them is: not known.
+func mergeColumns(a, b []string) []string {
+	if a == nil || b == nil {
+		return nil
+	}
+	all := append(append([]string{}, a...), b...)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // listTables gives the tables that could be published.
@@ -184,7 +190,7 @@ func (p *plan) make() {
 				toMain, inMain = append(toMain, u), append(inMain, u)
 			} else {
 				p.refuse("table "+u.Table.String(), fmt.Sprintf("it has no replica identity and so can't go into publication %s, whose updates would then fail in the application; a second publication can't be made beside the living slot %s (42704)",
-					p.Name, p.Slot), p.rels[u.Table].identityCure())
+					p.Name, p.Slot), p.rels[u.Table].identityCure(u))
 			}
 		}
 		toIns = nil
@@ -237,7 +243,7 @@ func (p *plan) bring(pub *Publication, name, publish string, uses, add []Use) {
 	for _, u := range add {
 		if r := p.rels[u.Table]; (pub.Update || pub.Delete) && !u.rewrites() && len(r.unidentified()) > 0 {
 			p.refuse("table "+u.Table.String(), "it has no replica identity and so can't go into publication "+name+
-				", which publishes updates or deletes: they would fail in the application", r.identityCure())
+				", which publishes updates or deletes: they would fail in the application", r.identityCure(u))
 		}
 	}
 	var gone []TableName
@@ -323,20 +329,38 @@ func (p *plan) forbid() {
 		if p.main == nil {
 			text = "it is missing"
 		}
-		p.refuse("publication "+p.Name, fmt.Sprintf("%s, and role %s can't mend that (%s): a superuser or the owner runs this, before the slot is made",
+		p.refuse("publication "+p.Name, fmt.Sprintf("%s, and role %s can't mend that (%s): somebody who may runs this, before the slot is made",
 			text, p.role, strings.Join(p.blocked, "; ")), p.sql())
 	}
 }
 
-// sql gives the steps as a script for somebody else. It leaves our mark out: what they make is theirs.
+// sql gives the steps as a script for somebody else, and says who may run it where that takes more than to own the tables. It leaves our mark out:
+// what they make is theirs.
 func (p *plan) sql() string {
 	var lines []string
+	if p.main == nil || p.ins == nil && slices.Contains(p.names, InsertPublication(p.Name)) { // one is to be made
+		lines = append(lines, p.whoMakes())
+	}
 	for _, s := range p.steps {
 		if s.change != "" {
 			lines = append(lines, s.sql)
 		}
 	}
 	return strings.Join(lines, "\n")
+}
+
+// whoMakes says, as a comment in SQL, who may make a publication: it takes CREATE on the database, which the owner of the tables may well lack.
+func (p *plan) whoMakes() string {
+	var owners []string
+	for _, u := range p.uses {
+		if owner := p.rels[u.Table].owner; !slices.Contains(owners, owner) {
+			owners = append(owners, owner)
+		}
+	}
+	if len(owners) != 1 { // who makes it must own them all
+		return "-- as a superuser:"
+	}
+	return fmt.Sprintf("-- as a superuser; or as the tables' owner, with: GRANT CREATE ON DATABASE %s TO %s;", quoteIdent(p.database), quoteIdent(owners[0]))
 }
 
 // gap refuses to make a publication beside a living slot: the slot's WAL is decoded with the publications as they were when it was written.

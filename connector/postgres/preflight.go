@@ -28,8 +28,8 @@ type Finding struct {
 	// Subject is what it is about: "wal_level", "table crm.orders".
 	Subject string `json:"subject"`
 	Text    string `json:"text"`
-	// Cure is SQL that works when pasted into psql (by a superuser or the owner), one statement a line; empty where nothing but the file is to be
-	// mended.
+	// Cure is SQL that works when pasted into psql (by a superuser or the owner), one statement a line; empty, or words, where nothing but the file is
+	// to be mended.
 	Cure string `json:"cure,omitempty"`
 }
 
@@ -88,6 +88,10 @@ func Preflight(ctx context.Context, conn *pgx.Conn, params PreflightParams) (Rep
 	p.room()
 	if err := p.publications(ctx); err != nil {
 		return Report{}, err
+	}
+	if other := p.slot.foreign(server.Database); other != nil { // what else it is like does not matter
+		p.add(SeverityError, "slot "+params.Slot, other.Text, other.Cure)
+		return Report{Server: server, Findings: p.findings}, nil
 	}
 	p.slotFindings()
 	if !p.slot.Exists {
@@ -244,7 +248,8 @@ func (p *preflight) publications(ctx context.Context) error {
 			p.add(SeverityOK, "table "+u.Table.String(), "it can be streamed", "")
 		}
 	}
-	failed := slices.ContainsFunc(append(tables, plan.findings...), func(f Finding) bool { return f.Severity == SeverityError })
+	failed := p.slot.foreign(p.server.Database) != nil ||
+		slices.ContainsFunc(append(tables, plan.findings...), func(f Finding) bool { return f.Severity == SeverityError })
 	switch {
 	case failed: // run would do nothing
 	case len(plan.steps) == 0:
@@ -308,16 +313,6 @@ func (p *preflight) slotFindings() {
 	case !s.Exists && p.params.Known: // CheckHistory refuses it
 	case !s.Exists:
 		p.add(SeverityInfo, subject, "it is missing: run makes it, and streams what is committed from then on", "")
-	case s.Plugin != plugin:
-		what := "a physical slot"
-		if s.Plugin != "" {
-			what = "a slot of output plugin " + s.Plugin
-		}
-		p.add(SeverityError, subject, "it is "+what+", not of "+plugin+": give source.slot another name, or drop it if nobody uses it", drop)
-	case s.Database != p.server.Database:
-		p.add(SeverityError, subject, "it belongs to database "+s.Database+": slot names are shared by the whole server, so give source.slot another name", "SELECT slot_name, database FROM pg_replication_slots;")
-	case s.Temporary:
-		p.add(SeverityError, subject, "it is temporary and goes with the session that made it: give source.slot another name", "SELECT slot_name, temporary FROM pg_replication_slots;")
 	case s.Lost():
 		why, again := s.whyLost()
 		p.add(SeverityError, subject, "it is invalidated (wal_status "+s.WALStatus+"): "+why+". What it had not read is gone from the server, so the changes since then are not sent. Make it anew, after seeing to what is missing. So that it does not come again: "+again, drop)

@@ -1,9 +1,13 @@
 package postgres
 
 import (
+	"errors"
+	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
 )
 
@@ -66,8 +70,6 @@ func TestCuresCure(t *testing.T) {
 		{"others in the DBA's publication", "CREATE TABLE a (id bigint PRIMARY KEY); CREATE TABLE other (id bigint); CREATE PUBLICATION p FOR ALL TABLES", []Use{use("a", "i")},
 			SeverityWarning, "publication p", "public.other", 13},
 		{"insert-only in the DBA's publication", "CREATE TABLE a (id bigint); CREATE PUBLICATION p FOR TABLE a", []Use{use("a", "i")}, SeverityWarning, "table public.a", "no replica identity", 13},
-		{"somebody else's slot", "SELECT pg_create_logical_replication_slot('SLOT', 'test_decoding')", nil, SeverityError, "slot SLOT", "test_decoding", 13},
-		{"physical slot", "SELECT pg_create_physical_replication_slot('SLOT')", nil, SeverityError, "slot SLOT", "physical", 13},
 		{"publication gone beside the slot", "SELECT pg_create_logical_replication_slot('SLOT', 'pgoutput')", nil, SeverityError, "publication p", "42704", 13},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -77,9 +79,6 @@ func TestCuresCure(t *testing.T) {
 				return
 			}
 			slot := db.SlotName()
-			t.Cleanup(func() { // a physical slot does not go with its database
-				db.Exec(t, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '"+slot+"'")
-			})
 			for _, sql := range strings.Split(c.ddl, "; ") {
 				db.Exec(t, strings.ReplaceAll(sql, "SLOT", slot))
 			}
@@ -94,6 +93,27 @@ func TestCuresCure(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Of the replica identities that would do, the cure names the one that carries the old columns that the mappings read.
+func TestIdentityCureFitsTheMappings(t *testing.T) {
+	db := pgtest.Server(t).Database(t)
+	db.Exec(t, "CREATE TABLE a (id bigint PRIMARY KEY, x int)", "ALTER TABLE a REPLICA IDENTITY NOTHING", "CREATE TABLE bare (id bigint)")
+	for _, c := range []struct {
+		table string
+		old   []string
+		want  string
+	}{
+		{"a", []string{"id", "x"}, "FULL;"}, {"a", []string{"id"}, "DEFAULT;"}, {"a", []string{}, "DEFAULT;"},
+		{"bare", []string{"id"}, "FULL;"}, {"bare", []string{}, "FULL; -- or give it a primary key: ADD PRIMARY KEY (...)"},
+	} {
+		u := use(c.table, "u")
+		u.Old = c.old
+		f := find(t, preflightOf(t, db.DSN(), PreflightParams{Slot: db.SlotName(), Publication: "p", Uses: []Use{u}}), SeverityError, "table public."+c.table, "no replica identity")
+		if want := `ALTER TABLE "public"."` + c.table + `" REPLICA IDENTITY ` + c.want; f.Cure != want {
+			t.Errorf("%s, old %q: %s, want %s", c.table, c.old, f.Cure, want)
+		}
 	}
 }
 
@@ -238,13 +258,64 @@ func TestServerSettingsAreCured(t *testing.T) {
 	find(t, preflightOf(t, db.DSN(), params), SeverityError, "max_wal_senders", "1 WAL senders")
 }
 
-func TestSlotInUseAndSlotOfAnotherDatabase(t *testing.T) {
-	one, two := pgtest.Server(t).Database(t), pgtest.Server(t).Database(t)
+// A slot that has our name and is somebody else's: Preflight, Prepare and DropSlot say whose, and none prints SQL that drops it.
+func TestForeignSlot(t *testing.T) {
+	for _, c := range []struct {
+		name, make, words string
+		elsewhere         bool // another database's
+	}{
+		{"another database", "SELECT pg_create_logical_replication_slot('SLOT', 'pgoutput')", "it belongs to database ", true},
+		{"another plugin", "SELECT pg_create_logical_replication_slot('SLOT', 'test_decoding')", "of output plugin test_decoding", false},
+		{"physical", "SELECT pg_create_physical_replication_slot('SLOT')", "physical", false},
+	} {
+		for _, points := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, points %t", c.name, points), func(t *testing.T) {
+				db := pgtest.Server(t).Database(t)
+				owner := db
+				if c.elsewhere {
+					owner = pgtest.Server(t).Database(t)
+				}
+				db.Exec(t, "CREATE SCHEMA crm", "CREATE TABLE crm.t (id int PRIMARY KEY)")
+				cfg := config(db, owner.SlotName(), "t")
+				cfg.Points = points
+				t.Cleanup(func() { // a physical slot does not go with its database
+					owner.Exec(t, "SELECT pg_drop_replication_slot('"+cfg.Slot+"')")
+				})
+				owner.Exec(t, strings.ReplaceAll(c.make, "SLOT", cfg.Slot))
+				words := c.words
+				if c.elsewhere {
+					words += owner.Name()
+				}
+				r := preflightOf(t, db.DSN(), PreflightParams{Slot: cfg.Slot, Publication: cfg.Publication, Uses: cfg.Uses})
+				if f := find(t, r, SeverityError, "slot "+cfg.Slot, words); !strings.Contains(f.Cure, "give source.slot another name") {
+					t.Errorf("the cure: %s", f.Cure)
+				}
+				if text := listing(r); strings.Contains(text, "pg_drop") || strings.Count(text, "error  ") != 1 || strings.Contains(text, "CREATE PUBLICATION") {
+					t.Error(text)
+				}
+				_, err := Prepare(t.Context(), cfg, &connector.Saved{}, func([]*connector.Table) error { return nil }, connector.NewAlarms(slog.New(slog.DiscardHandler)), slog.New(slog.DiscardHandler))
+				var refusal *Refusal
+				if !errors.As(err, &refusal) || !strings.Contains(refusal.Text, words) || strings.Contains(err.Error(), "pg_drop") || strings.Contains(err.Error(), "--new-state") ||
+					!strings.Contains(refusal.Cure, "give source.slot another name") {
+					t.Errorf("run: %v", err)
+				}
+				if was, err := DropSlot(t.Context(), plain(t, db.DSN()), cfg.Slot); was || !errors.As(err, &refusal) {
+					t.Errorf("slot drop: %t, %v", was, err)
+				}
+				if n := pgtest.Value[int64](t, db, "SELECT count(*) FROM pg_publication"); n != 0 {
+					t.Errorf("%d publications were made", n)
+				}
+			})
+		}
+	}
+}
+
+func TestSlotInUse(t *testing.T) {
+	one := pgtest.Server(t).Database(t)
 	slot := one.SlotName()
 	conn := plain(t, one.DSN())
 	ensure(t, conn, PublicationParams{"p", slot, nil}, "p", "p_insert")
 	one.Exec(t, "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')")
-	find(t, preflightOf(t, two.DSN(), PreflightParams{Slot: slot, Publication: "p"}), SeverityError, "slot "+slot, one.Name())
 
 	repl, err := connectReplication(t.Context(), one.DSN())
 	if err != nil {

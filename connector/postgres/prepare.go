@@ -35,7 +35,7 @@ type Prepared struct {
 	accepted *connector.Accepted // now, and not noted yet
 
 	known map[TableName]connector.Published // how the tables are published
-	open  map[TableName]bool                // those of them that are not published in full
+	open  map[TableName]string              // those of them that are not published in full, with the reason
 
 	identities map[TableName]string
 	stale      []*stale
@@ -123,8 +123,8 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 		return nil, err
 	}
 	p.WALEnd = slot.WALEnd
-	if slot.Exists && slot.Plugin != plugin {
-		return nil, &Refusal{fmt.Sprintf("the slot %q is not a logical slot of the plugin %s", slot.Name, plugin), "choose another name for source.slot"}
+	if other := slot.foreign(id.DBName); other != nil {
+		return nil, &Refusal{fmt.Sprintf("the slot %q can't be used: %s", slot.Name, other.Text), other.Cure}
 	}
 	if refused := refusal(optionFindings(server, slot, cfg.Heartbeat > 0, cfg.Failover)); refused != nil {
 		return nil, refused
@@ -237,8 +237,12 @@ func Reach(ctx context.Context, dsn string) error {
 	return nil
 }
 
-// CheckHistory compares the server's history with the saved one as Prepare does, and changes nothing: a *Refusal is what run would end with.
-func CheckHistory(ctx context.Context, cfg Config, saved *connector.Saved) error {
+// CheckHistory compares the server's history with the saved one as Prepare does, and changes nothing: a *Refusal is what run would end with. load reads
+// the state; an error of its own comes back as it is.
+//
+// A connector may be running, so that slot and state move on meanwhile: the state is read after the slot, which never passes what the state had saved
+// before, and ahead of the WAL end, which the state never passes. A refusal counts only where it stands a second time: the slot may just have been made.
+func CheckHistory(ctx context.Context, cfg Config, load func(context.Context) (*connector.Saved, error)) error {
 	conn, err := Connect(ctx, cfg.DSN)
 	if err != nil {
 		return err
@@ -249,16 +253,31 @@ func CheckHistory(ctx context.Context, cfg Config, saved *connector.Saved) error
 		return err
 	}
 	defer closeConn(repl)
-	id, err := pglogrepl.IdentifySystem(ctx, repl)
-	if err != nil {
+	look := func() error {
+		id, err := pglogrepl.IdentifySystem(ctx, repl)
+		if err != nil {
+			return err
+		}
+		slot, err := SlotState(ctx, conn, cfg.Slot)
+		if err != nil {
+			return err
+		}
+		saved, err := load(ctx)
+		if err != nil {
+			return err
+		}
+		if slot.WALEnd, err = walEnd(ctx, conn); err != nil {
+			return err
+		}
+		p := &Prepared{Lineage: connector.Lineage{SystemID: id.SystemID, Timeline: id.Timeline, Database: id.DBName, Slot: cfg.Slot}}
+		_, err = p.compare(ctx, conn, repl, cfg, slot, saved, slog.New(slog.DiscardHandler))
 		return err
 	}
-	slot, err := SlotState(ctx, conn, cfg.Slot)
-	if err != nil {
-		return err
+	err = look()
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		err = look()
 	}
-	p := &Prepared{Lineage: connector.Lineage{SystemID: id.SystemID, Timeline: id.Timeline, Database: id.DBName, Slot: cfg.Slot}}
-	_, err = p.compare(ctx, conn, repl, cfg, slot, saved, slog.New(slog.DiscardHandler))
 	return err
 }
 
@@ -291,7 +310,7 @@ func (p *Prepared) account(ctx context.Context, cfg Config, r *round, alarms *co
 			return err
 		}
 	}
-	p.open = map[TableName]bool{}
+	p.open = map[TableName]string{}
 	for _, h := range open {
 		text, cure := r.openText(h)
 		alarms.Raise("source/table/"+h.use.Table.String(), text, cure)
@@ -299,7 +318,7 @@ func (p *Prepared) account(ctx context.Context, cfg Config, r *round, alarms *co
 		if err := cfg.gap(ctx, h.gap(0)); err != nil {
 			return err
 		}
-		p.open[h.use.Table] = true
+		p.open[h.use.Table] = h.why
 	}
 	p.identities = r.after.identities()
 	if st := r.stale(closed); st != nil && r.found.slotExists {

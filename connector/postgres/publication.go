@@ -16,6 +16,8 @@ type Use struct {
 	Insert, Update, Delete bool
 	// Columns are those that the mappings read; nil: not known. They matter where a publication has a column list.
 	Columns []string
+	// Old are those of them that are read of old rows; nil: not known. They say which replica identity a cure gives the table.
+	Old []string
 
 	list  bool // source.columnLists: only Columns, and those of the replica identity, are to be published
 	known bool // it was published before: what is wrong with it now is told, and stops nothing else

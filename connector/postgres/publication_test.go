@@ -162,6 +162,9 @@ func TestRoleWithoutRightsGetsTheSQL(t *testing.T) {
 
 	_, _, err := EnsurePublications(t.Context(), conn, params)
 	cure := refused(t, err, "publication p", role, "CREATE on database")
+	if !strings.HasPrefix(cure, "-- as a superuser") || !strings.Contains(cure, ` GRANT CREATE ON DATABASE "`+db.Name()+`" TO "`) {
+		t.Errorf("the cure does not say who may run it:\n%s", cure)
+	}
 	sameMembership(t, db)
 	runCure(t, db, cure)
 	ensure(t, conn, params, "p", "p_insert")

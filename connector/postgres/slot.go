@@ -48,6 +48,26 @@ type Slot struct {
 // Lost reports whether the slot can't be read any more.
 func (s *Slot) Lost() bool { return s.Exists && (s.WALStatus == "lost" || s.Invalidation != "") }
 
+// foreign refuses a slot that is not this connector's, whatever its name: names are shared by the whole server. nil: it may be ours, or there is none.
+// Such a slot is never dropped, and no SQL that drops it is printed.
+func (s *Slot) foreign(database string) *Refusal {
+	another := "give source.slot another name"
+	switch {
+	case !s.Exists:
+		return nil
+	case s.Plugin == "":
+		return &Refusal{"it is a physical slot, not one of " + plugin, another}
+	case s.Database != database:
+		return &Refusal{fmt.Sprintf("it belongs to database %s, and source.dsn leads to database %s; slot names are shared by the whole server", s.Database, database),
+			another + ", or mend the database in source.dsn"}
+	case s.Plugin != plugin:
+		return &Refusal{"it is a slot of output plugin " + s.Plugin + ", not of " + plugin, another}
+	case s.Temporary:
+		return &Refusal{"it is temporary, and goes with the session that made it", another}
+	}
+	return nil
+}
+
 // whyLost says in words why the slot is lost, and gives the SQL that keeps the next one from being lost too.
 func (s *Slot) whyLost() (why, cure string) {
 	switch s.Invalidation {
@@ -228,9 +248,21 @@ func validSlotName(name string) bool {
 	return len(name) >= 1 && len(name) <= 63
 }
 
-// DropSlot drops the slot and reports whether it was there. One that somebody reads from is an error (SQLSTATE 55006).
+// DropSlot drops the slot and reports whether it was there. One that somebody reads from is an error (SQLSTATE 55006), one of another database or
+// output plugin is a *Refusal.
 func DropSlot(ctx context.Context, conn *pgx.Conn, name string) (bool, error) {
-	_, err := conn.Exec(ctx, "SELECT pg_drop_replication_slot($1)", name)
+	slot, err := SlotState(ctx, conn, name)
+	if err != nil {
+		return false, err
+	}
+	var database string
+	if err := conn.QueryRow(ctx, "SELECT current_database()::text").Scan(&database); err != nil {
+		return false, fmt.Errorf("dropping slot %s: %w", name, err)
+	}
+	if other := slot.foreign(database); other != nil {
+		return false, &Refusal{"slot " + name + " is not dropped: " + other.Text, other.Cure}
+	}
+	_, err = conn.Exec(ctx, "SELECT pg_drop_replication_slot($1)", name)
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == stateUndefinedObject {
 		return false, nil

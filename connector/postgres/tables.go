@@ -118,7 +118,7 @@ func (r *relation) findings(u Use) []Finding {
 	}
 	var f []Finding
 	if u.rewrites() {
-		f = append(f, r.identityFindings(subject)...)
+		f = append(f, r.identityFindings(subject, u)...)
 	}
 	if len(r.children) > 0 {
 		f = append(f, Finding{SeverityWarning, subject, fmt.Sprintf("%s inherit from it: their rows come under their own names, and no mapping of this table sees them",
@@ -175,7 +175,7 @@ func (r *relation) weaker() []leaf {
 	return weak
 }
 
-func (r *relation) identityFindings(subject string) []Finding {
+func (r *relation) identityFindings(subject string, u Use) []Finding {
 	if without := r.unidentified(); len(without) > 0 {
 		why := "it has no replica identity"
 		if len(r.leaves) > 0 {
@@ -192,7 +192,7 @@ func (r *relation) identityFindings(subject string) []Finding {
 		default:
 			why += " (no primary key)"
 		}
-		return []Finding{{SeverityError, subject, why + ": updates or deletes of it are mapped, and publishing them would make the application's own UPDATE and DELETE fail", r.identityCure()}}
+		return []Finding{{SeverityError, subject, why + ": updates or deletes of it are mapped, and publishing them would make the application's own UPDATE and DELETE fail", r.identityCure(u)}}
 	}
 	if weak := r.weaker(); len(weak) > 0 {
 		var cure []string
@@ -206,14 +206,21 @@ func (r *relation) identityFindings(subject string) []Finding {
 	return nil
 }
 
-// identityCure gives the SQL that lets updates of the table be published.
-func (r *relation) identityCure() string {
+// identityCure gives the SQL that lets updates of the table be published, with the old columns that the mappings read.
+func (r *relation) identityCure(u Use) string {
 	var lines []string
 	for _, l := range r.unidentified() {
-		if l.identity.primaryKey {
-			lines = append(lines, "ALTER TABLE "+l.name.SQL()+" REPLICA IDENTITY DEFAULT; -- or FULL, where a mapping reads old columns beyond the primary key")
-		} else {
-			lines = append(lines, "ALTER TABLE "+l.name.SQL()+" REPLICA IDENTITY FULL; -- or give it a primary key: ADD PRIMARY KEY (...)")
+		key := l.identity.primaryKey
+		beyond := slices.ContainsFunc(u.Old, func(c string) bool { return !slices.Contains(key, c) })
+		switch alter := "ALTER TABLE " + l.name.SQL() + " REPLICA IDENTITY "; {
+		case beyond:
+			lines = append(lines, alter+"FULL;")
+		case len(key) == 0:
+			lines = append(lines, alter+"FULL; -- or give it a primary key: ADD PRIMARY KEY (...)")
+		case u.Old == nil:
+			lines = append(lines, alter+"DEFAULT; -- or FULL, where a mapping reads old columns beyond the primary key")
+		default:
+			lines = append(lines, alter+"DEFAULT;")
 		}
 	}
 	return r.withoutLists(lines)
@@ -255,7 +262,7 @@ func (p *plan) coverage() []Finding {
 				"ALTER PUBLICATION " + quoteIdent(covering[1].Name) + " DROP TABLE " + sqlList([]TableName{members[1].TableName}) + ";"})
 		}
 		if len(r.unidentified()) > 0 && slices.ContainsFunc(covering, func(p *Publication) bool { return p.Update || p.Delete }) {
-			f = append(f, Finding{SeverityWarning, subject, "it has no replica identity, and a publication that it is in publishes updates: the application's UPDATE and DELETE of it fail", r.identityCure()})
+			f = append(f, Finding{SeverityWarning, subject, "it has no replica identity, and a publication that it is in publishes updates: the application's UPDATE and DELETE of it fail", r.identityCure(u)})
 		}
 	}
 	return f

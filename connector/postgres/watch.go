@@ -40,9 +40,9 @@ type watch struct {
 
 	known map[TableName]connector.Published
 	// first are the tables with an open hole at the start: mappings may be held for them, and are tried again once it is closed.
-	first  map[TableName]bool
-	told   map[TableName]bool // the holes that are recorded as open
-	faulty map[TableName]bool // the tables with an alarm that is no hole
+	first  map[TableName]string
+	told   map[TableName]string // the holes that are recorded as open, with the reason that was told
+	faulty map[TableName]bool   // the tables with an alarm that is no hole
 	// identities are the replica identities that the mappings were checked against.
 	identities map[TableName]string
 	stale      []*stale
@@ -52,7 +52,7 @@ type watch struct {
 
 func newWatch(src *Source, p *Prepared) *watch {
 	w := &watch{src: src, every: watchEvery, rest: watchAtLeast, kick: make(chan struct{}, 1), known: p.known, first: p.open, identities: p.identities, stale: p.stale,
-		told: map[TableName]bool{}, faulty: map[TableName]bool{}}
+		told: map[TableName]string{}, faulty: map[TableName]bool{}}
 	maps.Copy(w.told, p.open)
 	return w
 }
@@ -142,6 +142,8 @@ func (w *watch) look(ctx context.Context) (err error) {
 		s.log.Info("publication", "change", c)
 	}
 	closed, open := r.holes()
+	w.firstReasons(r, closed)
+	w.firstReasons(r, open)
 	if err := w.report(ctx, r, closed, open); err != nil {
 		return err
 	}
@@ -161,7 +163,7 @@ func (w *watch) look(ctx context.Context) (err error) {
 	w.known = next
 	w.faults(r, open)
 	for _, h := range closed {
-		if w.first[h.use.Table] {
+		if _, was := w.first[h.use.Table]; was {
 			return &anew{"table " + h.use.Table.String() + " is published again: mappings that were held for it are tried again"}
 		}
 	}
@@ -232,6 +234,18 @@ func (w *watch) seen(r *round, next map[TableName]connector.Published, open []ho
 	}
 }
 
+// firstReasons gives holes that were told before the reason that they were told with: that the table was taken out for its replica identity, say, can't
+// be seen any more once that is back.
+func (w *watch) firstReasons(r *round, holes []hole) {
+	for i := range holes {
+		h := &holes[i]
+		rel := r.after.rels[h.use.Table]
+		if why, told := w.told[h.use.Table]; told && rel != nil && rel.oid == h.was.OID && len(rel.unidentified()) == 0 {
+			h.why = why
+		}
+	}
+}
+
 // report records and tells of holes that are new, and of those that are closed.
 func (w *watch) report(ctx context.Context, r *round, closed, open []hole) error {
 	s := w.src
@@ -239,14 +253,14 @@ func (w *watch) report(ctx context.Context, r *round, closed, open []hole) error
 		name := h.use.Table
 		text, cure := r.openText(h)
 		s.alarms.Raise("source/table/"+name.String(), text, cure)
-		if w.told[name] {
+		if _, told := w.told[name]; told {
 			continue
 		}
 		s.log.Warn("gap begins", "table", name.String(), "from", h.was.Seen, "reason", h.why)
 		if err := s.cfg.gap(ctx, h.gap(0)); err != nil {
 			return err
 		}
-		w.told[name] = true
+		w.told[name] = h.why
 	}
 	for _, h := range closed {
 		if err := tellClosed(ctx, s.cfg, r, h, s.alarms, s.log); err != nil {
@@ -463,7 +477,7 @@ func (r *round) openText(h hole) (text, cure string) {
 	case rel == nil:
 		return text, r.after.missingTable(h.use.Table).Cure
 	case len(rel.unidentified()) > 0 && h.use.rewrites():
-		return text, rel.identityCure()
+		return text, rel.identityCure(h.use)
 	case r.refused != nil:
 		return text, r.refused.Cure
 	case r.found.left != "":

@@ -356,8 +356,8 @@ func TestTableRobbedOfItsIdentity(t *testing.T) {
 			w.line.until(t, "the insert", func() bool { return slices.Contains(w.lines, "insert t new(3,3)") })
 			after := lsnOf(t, db)
 			runCure(t, db, a.Cure)
-			if g := w.closedGap(t, 1); g.To < after || len(b.gaps) != 1 || !strings.Contains(g.Reason, "updates and deletes") {
-				t.Errorf("gaps %+v, want one up to %s", b.gaps, after)
+			if g := w.closedGap(t, 1); g.To < after || len(b.gaps) != 1 || !strings.Contains(g.Reason, "updates and deletes") || !strings.Contains(g.Reason, "lost its replica identity") {
+				t.Errorf("gaps %+v, want one up to %s, with its first reason", b.gaps, after)
 			}
 			<-w.done
 			w.done <- nil

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"os"
 	"regexp"
+	"syscall"
 	"testing"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
@@ -119,4 +122,24 @@ func TestReloadWithAnotherRole(t *testing.T) {
 	r.db.Exec(t, `INSERT INTO crm.busy SELECT repeat(md5(i::text), 50) FROM generate_series(1, 6000) i`)
 	r.proc.until("source.walBudget is reached")
 	r.until(func() bool { return len(r.letters("--mapping", "member-event")) == 1 })
+}
+
+// TestUntilReload: SIGHUP ends a wait with errReload; where the wait was over all the same, the signal is kept for the pipeline.
+func TestUntilReload(t *testing.T) {
+	t.Parallel()
+	for _, ready := range []bool{false, true} {
+		s := &supervisor{reload: make(chan os.Signal, 1)}
+		s.reload <- syscall.SIGHUP
+		err := s.untilReload(t.Context(), func(ctx context.Context) (bool, error) {
+			<-ctx.Done()
+			return ready, nil
+		})
+		if errors.Is(err, errReload) == ready || len(s.reload) == 1 != ready {
+			t.Errorf("ready %t: %v, %d signals kept", ready, err, len(s.reload))
+		}
+	}
+	s := &supervisor{reload: make(chan os.Signal, 1)}
+	if err := s.untilReload(t.Context(), func(context.Context) (bool, error) { return false, errAnew }); !errors.Is(err, errAnew) {
+		t.Error(err)
+	}
 }

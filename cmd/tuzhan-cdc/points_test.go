@@ -2,15 +2,18 @@ package main
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 )
 
 // balanceSchema has rows whose column n is a change in points.
@@ -239,7 +242,15 @@ func TestAppliedPointOfEditedMapping(t *testing.T) {
 	r.start()
 	r.db.Exec(t, `INSERT INTO crm.p VALUES (1, '138', 5)`)
 	r.platform(func(s *platformsim.Sim) bool { return s.Count(platformsim.Point) == 1 })
-	r.until(func() bool { return r.status().Pending.Records == 1 })
+	reader, err := state.OpenReader(t.Context(), state.Location{Path: filepath.Join(filepath.Dir(r.file), "state.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	r.until(func() bool { // its outcome is on the disk
+		saved, err := reader.Load(t.Context())
+		return err == nil && slices.Contains(slices.Collect(maps.Values(saved.Known)), connector.Applied)
+	})
 	r.proc.kill()
 	r.edit("remark: no ${{ id }}", "remark: ${{ id / 0 }}")
 	r.start()

@@ -167,7 +167,7 @@ func uses(set *mapping.Set) []postgres.Use {
 	var list []postgres.Use
 	for _, u := range set.Uses() {
 		list = append(list, postgres.Use{Table: postgres.TableName{Schema: u.Schema, Name: u.Name},
-			Insert: u.Insert, Update: u.Update, Delete: u.Delete, Columns: slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(u.New), u.Old...))))})
+			Insert: u.Insert, Update: u.Update, Delete: u.Delete, Columns: slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(u.New), u.Old...)))), Old: append([]string{}, u.Old...)})
 	}
 	return list
 }

@@ -27,6 +27,7 @@ type letterJSON struct {
 	Class      connector.Class    `json:"class"`
 	Mapping    string             `json:"mapping"`
 	Kind       string             `json:"kind"`
+	OptType    string             `json:"optType,omitempty"` // of a group relation: add, update or delete
 	Table      string             `json:"table"`
 	Position   connector.Position `json:"position"`
 	Number     int                `json:"number"`
@@ -242,7 +243,7 @@ func noState(cfg *config.Config) error {
 func lettersJSON(letters []*connector.DeadLetter) []letterJSON {
 	list := make([]letterJSON, len(letters))
 	for i, l := range letters {
-		list[i] = letterJSON{ID: l.ID, Class: l.Class, Mapping: l.Mapping, Kind: l.Kind.String(), Table: l.Table, Position: l.Position, Number: l.Number,
+		list[i] = letterJSON{ID: l.ID, Class: l.Class, Mapping: l.Mapping, Kind: l.Kind.String(), OptType: l.OptType, Table: l.Table, Position: l.Position, Number: l.Number,
 			CommitTime: l.CommitTime, Reason: l.Reason, Payload: l.Payload, Change: l.Change, Attempts: l.Attempts, Answer: l.Answer,
 			Created: l.Created, Resolution: l.Resolution, RelateBizCode: bizCode(l), Overtaken: l.Overtaken, Retrying: l.Retrying, Retried: l.Retried}
 		if !l.Closed.IsZero() {
@@ -342,7 +343,7 @@ func printLetter(w io.Writer, l *letterJSON) error {
 	line("id", l.ID)
 	line("class", l.Class)
 	line("mapping", l.Mapping)
-	line("kind", l.Kind)
+	line("kind", strings.TrimSpace(l.Kind+" "+l.OptType))
 	line("table", l.Table)
 	if l.Number == connector.WholeChange {
 		line("position", fmt.Sprintf("%s, all records of the change", l.Position))

@@ -35,11 +35,11 @@ const pointMappings = lineageMappings + `
     point: {point: 5, remark: "到店 ${{ id }}", phoneList: [{phone: "${{ phone }}"}]}
 `
 
-// visit inserts visits.
+// visit inserts visits of one customer.
 func (r *rig) visit(ids ...int) {
 	r.t.Helper()
 	for _, id := range ids {
-		r.db.Exec(r.t, fmt.Sprintf(`INSERT INTO crm.visits VALUES (%d, '13%d')`, id, id))
+		r.db.Exec(r.t, fmt.Sprintf(`INSERT INTO crm.visits VALUES (%d, '138')`, id))
 	}
 }
 

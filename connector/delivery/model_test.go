@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
@@ -163,6 +164,7 @@ func TestModel(t *testing.T) {
 					}
 				}
 				rig.wait(t, n-again)
+				synctest.Wait() // the senders are done with it
 				rig.fake.checkOrder(t)
 				rig.fake.mu.Lock()
 				defer rig.fake.mu.Unlock()

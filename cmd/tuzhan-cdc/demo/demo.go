@@ -251,7 +251,8 @@ func (s *show) perform(ctx context.Context) error {
 	if err := s.start(); err != nil {
 		return err
 	}
-	if err := s.await(ctx, `SELECT EXISTS (SELECT FROM pg_replication_slots WHERE active)`); err != nil {
+	// A slot that is still being made is active too, and has no position yet: what is committed before it has one is not sent.
+	if err := s.await(ctx, `SELECT EXISTS (SELECT FROM pg_replication_slots WHERE active AND confirmed_flush_lsn IS NOT NULL)`); err != nil {
 		return err
 	}
 	s.say("writing")

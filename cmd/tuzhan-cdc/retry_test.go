@@ -369,7 +369,7 @@ func TestRetryInterrupted(t *testing.T) {
 			r := newRig(t, lineageSchema, lineageMappings, platformsim.Options{})
 			r.write(lineageMappings, "delivery: {backoff: {initial: 20ms, max: 200ms}}")
 			r.start()
-			r.refuses("131")
+			r.refuses("138")
 			r.visit(1)
 			id := fmt.Sprint(r.openLetters(1)[0].ID)
 			r.sim.ClearFaults()

@@ -215,21 +215,27 @@ func lettersShowCommand() *cobra.Command {
 	return c
 }
 
-// readState opens the state beside a running connector, or without one. A state file that is not there yet reads as an empty one for do.
+// readState opens the state for do.
 func readState(c *cobra.Command, do func(*state.Reader) error) error {
-	cfg, err := loadConfig(c)
-	if err != nil {
-		return err
-	}
-	r, err := state.OpenReader(c.Context(), stateLocation(cfg))
-	if errors.Is(err, fs.ErrNotExist) {
-		return noState(cfg)
-	}
+	_, r, err := openState(c)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	return do(r)
+}
+
+// openState reads the file and opens the state, beside a running connector or without one. A state that is not there yet is an error that says so.
+func openState(c *cobra.Command) (*config.Config, *state.Reader, error) {
+	cfg, err := loadConfig(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := state.OpenReader(c.Context(), stateLocation(cfg))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, noState(cfg)
+	}
+	return cfg, r, err
 }
 
 func noState(cfg *config.Config) error {

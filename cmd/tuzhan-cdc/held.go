@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -66,14 +64,7 @@ The running connector does it within a second or two; where none runs, the next 
 
 // ask leaves a request in the state, if there is a held mapping that it is for.
 func ask(c *cobra.Command, q state.Request, suits func(connector.Track) bool) error {
-	cfg, err := loadConfig(c)
-	if err != nil {
-		return err
-	}
-	r, err := state.OpenReader(c.Context(), stateLocation(cfg))
-	if errors.Is(err, fs.ErrNotExist) {
-		return noState(cfg)
-	}
+	cfg, r, err := openState(c)
 	if err != nil {
 		return err
 	}

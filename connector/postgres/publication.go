@@ -198,7 +198,7 @@ type PublicationParams struct {
 // something stands in the way it returns a *Refusal with the SQL: for a table that can't be published without making the application's
 // updates fail, for a right that is missing, for a publication that went away beside a living slot.
 func EnsurePublications(ctx context.Context, conn *pgx.Conn, params PublicationParams) (names, changes []string, err error) {
-	p, changes, err := bringInStep(ctx, conn, params)
+	p, _, changes, err := bringInStep(ctx, conn, params)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -209,11 +209,12 @@ func EnsurePublications(ctx context.Context, conn *pgx.Conn, params PublicationP
 // deadlock_timeout (1 s by default), so that in a deadlock with the application it is never the application's statement that fails.
 const lockTimeout = "400ms"
 
-// bringInStep is EnsurePublications; it gives the plan, which says what was found and what this role could not do.
-func bringInStep(ctx context.Context, conn *pgx.Conn, params PublicationParams) (p *plan, changes []string, err error) {
+// bringInStep is EnsurePublications; it gives the plan, which says what was found and what this role could not do, and the one after the steps. That is
+// made in their transaction, which has the tables' locks: what somebody else does to them afterwards is not taken for ours.
+func bringInStep(ctx context.Context, conn *pgx.Conn, params PublicationParams) (p, after *plan, changes []string, err error) {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("looking at the publications: %w", err)
+		return nil, nil, nil, fmt.Errorf("looking at the publications: %w", err)
 	}
 	defer func() {
 		if done := tx.Rollback(context.WithoutCancel(ctx)); done != nil && !errors.Is(done, pgx.ErrTxClosed) && err == nil {
@@ -221,31 +222,37 @@ func bringInStep(ctx context.Context, conn *pgx.Conn, params PublicationParams) 
 		}
 	}()
 	if p, err = newPlan(ctx, conn, params); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	findings := p.strangersFindings()
 	p.make()
 	findings = append(findings, p.findings...)
 	if refused := refusal(findings); refused != nil {
-		return p, nil, refused
+		return p, p, nil, refused
 	}
 	if len(p.steps) > 0 {
 		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+lockTimeout+"'"); err != nil {
-			return nil, nil, fmt.Errorf("bringing the publications in step: %w", err)
+			return nil, nil, nil, fmt.Errorf("bringing the publications in step: %w", err)
 		}
 	}
 	for _, s := range p.steps {
 		if _, err := tx.Exec(ctx, s.sql); err != nil {
-			return nil, nil, fmt.Errorf("bringing the publications in step: %s: %w", s.sql, err)
+			return nil, nil, nil, fmt.Errorf("bringing the publications in step: %s: %w", s.sql, err)
 		}
 		if s.change != "" {
 			changes = append(changes, s.change)
 		}
 	}
-	if err := tx.Commit(ctx); err != nil {
-		return nil, nil, fmt.Errorf("bringing the publications in step: %w", err)
+	after = p
+	if len(changes) > 0 {
+		if after, err = newPlan(ctx, conn, params); err != nil {
+			return nil, nil, nil, err
+		}
 	}
-	return p, changes, nil
+	if err := tx.Commit(ctx); err != nil {
+		return nil, nil, nil, fmt.Errorf("bringing the publications in step: %w", err)
+	}
+	return p, after, changes, nil
 }
 
 // refusal joins the findings that are errors; nil where there are none.

@@ -322,16 +322,12 @@ func goRound(ctx context.Context, conn *pgx.Conn, cfg Config, names []string, kn
 		return nil, err
 	}
 	params := cfg.publications(known)
-	r.found, r.changes, err = bringInStep(ctx, conn, params)
+	r.found, r.after, r.changes, err = bringInStep(ctx, conn, params)
 	if err != nil && (!errors.As(err, &r.refused) || r.found == nil) {
 		return nil, err
 	}
 	r.lost = r.found.holes(known, names)
-	r.after = r.found
 	if len(r.changes) > 0 {
-		if r.after, err = newPlan(ctx, conn, params); err != nil {
-			return nil, err
-		}
 		for _, h := range r.after.holes(known, names) {
 			now := membershipsOf(h.use, r.after.rels[h.use.Table], r.after.streamed(names))
 			h.lost = slices.DeleteFunc(h.lost, func(o string) bool { return len(now[o]) > 0 }) // moved, by a step of ours

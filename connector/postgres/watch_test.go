@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
 )
@@ -209,6 +211,65 @@ func TestTableThatLeftIsPutBack(t *testing.T) {
 				t.Errorf("gaps %+v", w.gaps)
 			}
 		})
+	}
+}
+
+// onCommit does something as soon as a transaction of the connection is committed.
+type onCommit struct{ do func() }
+
+func (c *onCommit) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
+	return context.WithValue(ctx, c, q.SQL)
+}
+
+func (c *onCommit) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
+	if ctx.Value(c) == "commit" && c.do != nil {
+		do := c.do
+		c.do = nil
+		do()
+	}
+}
+
+// A table that the connector has put in, and that somebody takes out and puts in right behind that, before the connector has looked again, is a gap.
+func TestTableThatLeavesRightBehindAStep(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Server(t).Database(t)
+	db.Exec(t, `CREATE TABLE t(id int PRIMARY KEY)`, `CREATE TABLE later(id int PRIMARY KEY)`)
+	pgxConfig, err := pgx.ParseConfig(db.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind := &onCommit{}
+	pgxConfig.Tracer = behind
+	conn, err := pgx.ConnectConfig(t.Context(), pgxConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	cfg := Config{Publication: "p", Slot: db.SlotName(), Uses: []Use{use("public.t", "iud")}}
+	known := map[TableName]connector.Published{}
+	look := func() (closed, open []hole) {
+		t.Helper()
+		r, err := goRound(t.Context(), conn, cfg, nil, known)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closed, open = r.holes()
+		known = r.after.published(known, nil, r.at.lsn, open)
+		return closed, open
+	}
+	look()
+	cfg.Uses = append(cfg.Uses, use("public.later", "iud"))
+	behind.do = func() {
+		db.Exec(t, `ALTER PUBLICATION p DROP TABLE later`, `INSERT INTO later VALUES (1)`, `ALTER PUBLICATION p ADD TABLE later`)
+	}
+	if closed, open := look(); len(closed)+len(open) > 0 || behind.do != nil || len(known) != 2 {
+		t.Fatalf("the table is put in: gaps %+v %+v, known %+v", closed, open, known)
+	}
+	if closed, open := look(); len(closed) != 1 || closed[0].use.Table.Name != "later" || len(open) > 0 {
+		t.Errorf("gaps %+v %+v", closed, open)
+	}
+	if closed, open := look(); len(closed)+len(open) > 0 {
+		t.Errorf("the same gap twice: %+v %+v", closed, open)
 	}
 }
 

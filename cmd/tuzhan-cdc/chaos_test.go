@@ -27,7 +27,7 @@ import (
 // applied is compared with what the database committed, customer by customer.
 //
 // CHAOS_SEED decides what is done, and in which order; the machine's pace decides what meets what. CHAOS_STATE is where the state is: file, same (the CRM's
-// server) or other (another one); without it the seed decides. CHAOS_LOG is a directory for the program's logs. CHAOS_STANDBY lets a standby wait on a server's state too.
+// server) or other (another one); without it the seed decides. CHAOS_LOG is a directory for the program's logs.
 func TestChaos(t *testing.T) {
 	seconds, _ := strconv.Atoi(os.Getenv("CHAOS_SECONDS"))
 	if seconds <= 0 {
@@ -239,9 +239,6 @@ func (c *chaos) torment(ctx context.Context, dice *rand.Rand) {
 			c.terminated(c.proc)
 			c.launch()
 		case 7: // as at a rolling update: the next one waits for the state
-			if c.kind != "file" && os.Getenv("CHAOS_STANDBY") == "" {
-				continue // what is in flight when the standby takes over is not waited for, where the state's server has ended the session
-			}
 			c.overlaps++
 			before := c.proc
 			c.start()

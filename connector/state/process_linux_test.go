@@ -3,6 +3,7 @@ package state
 import (
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,14 +15,10 @@ func sleeper(t *testing.T) (name string, kill func()) {
 	t.Helper()
 	cmd := exec.Command("sleep", "1000")
 	must(t, cmd.Start())
-	ended := false
-	kill = func() {
-		if !ended {
-			ended = true
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-		}
-	}
+	kill = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
 	t.Cleanup(kill)
 	return processName(cmd.Process.Pid), kill
 }

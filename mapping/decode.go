@@ -62,13 +62,23 @@ type Summary struct {
 	// Name is the mapping's, Table its table as schema.name.
 	Name, Table string
 	Kind        connector.Kind
+	// On are the operations that it is for.
+	On []connector.Op
+	// File and Line say where it stands.
+	File string
+	Line int
 }
 
 // List gives the mappings in the order of the files.
 func (s *Set) List() []Summary {
 	list := make([]Summary, len(s.mappings))
 	for i, m := range s.mappings {
-		list[i] = Summary{Name: m.name, Table: m.schema + "." + m.table, Kind: m.kind}
+		list[i] = Summary{Name: m.name, Table: m.schema + "." + m.table, Kind: m.kind, File: m.node.File(), Line: m.node.Line()}
+		for op := connector.Insert; op <= connector.Snapshot; op++ {
+			if m.ops[op] {
+				list[i].On = append(list[i].On, op)
+			}
+		}
 	}
 	return list
 }

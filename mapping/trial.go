@@ -19,6 +19,8 @@ type Trial struct {
 	Passed *Passed
 	// Failed is why the change would become a dead letter of class mapping, as the letter says it; "" where it would not.
 	Failed string
+	// Misfit says that Failed is why the mapping can't read the table as it is: it is the same for every row.
+	Misfit bool
 	// Unknown says that Failed is for want of old values, which the change does not have.
 	Unknown bool
 	// Assumed says that `when` reads old values which the change does not have: the rest was computed as if it were true.
@@ -64,6 +66,7 @@ func (t *Trier) Try(mapping string, c *connector.Change) Trial {
 		trial.Failed = l.Reason
 	}
 	if b.err != nil {
+		trial.Misfit = true
 		return trial
 	}
 	m.row.set(c)
@@ -237,4 +240,3 @@ func (e *expression) values(r *row) []Value {
 	}
 	return list
 }
-

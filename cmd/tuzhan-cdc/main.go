@@ -84,8 +84,8 @@ Exit codes: 0 fine, 1 failed, 2 the configuration or the command line is wrong.`
 		return usageError{fmt.Errorf("%w\nsee `%s --help`", err, c.CommandPath())}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.PersistentFlags().StringP("config", "c", "tuzhan-cdc.yaml", "the configuration `file`")
-	root.AddCommand(runCommand(), checkCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), slotCommand(), versionCommand(), demoCommand())
+	root.PersistentFlags().StringP("config", "c", defaultConfig, "the configuration `file`")
+	root.AddCommand(runCommand(), checkCommand(), previewCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), slotCommand(), versionCommand(), demoCommand())
 	return root
 }
 

@@ -96,7 +96,10 @@ func (r *rowReader) sql(t *connector.Table, q RowQuery) string {
 
 // failed adds what would help.
 func (r *rowReader) failed(err error) error {
-	if !hasState(err, stateNoRight) {
+	switch {
+	case hasState(err, stateReadOnly):
+		return &explained{Refusal{"the condition changes something, and rows of " + r.name.String() + " are read in a read-only transaction", ""}, err}
+	case !hasState(err, stateNoRight):
 		return fmt.Errorf("reading rows of %s: %w", r.name, err)
 	}
 	cure := ""

@@ -47,6 +47,7 @@ are missing are made by run, where the role may. A database or a platform that i
 			findings = append(findings, checkDatabase(c.Context(), cfg)...)
 			findings = append(findings, checkPlatform(c.Context(), cfg)...)
 		}
+		findingsFor(cfg.File, findings)
 		if *output == "json" {
 			err = printJSON(c.OutOrStdout(), findings)
 		} else {

@@ -50,18 +50,18 @@ type streams struct {
 func execute(ctx context.Context, args []string, std streams) int {
 	root := newRoot(std)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	command, err := root.ExecuteContextC(ctx)
 	var usage usageError
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, errQuiet):
 		return exitFailed
-	case errors.As(err, &usage):
-		fmt.Fprintln(std.err, "tuzhan-cdc:", err)
+	}
+	fmt.Fprintln(std.err, "tuzhan-cdc:", withConfig(configFlag(command), err.Error()))
+	if errors.As(err, &usage) {
 		return exitUsage
 	}
-	fmt.Fprintln(std.err, "tuzhan-cdc:", err)
 	return exitFailed
 }
 
@@ -85,7 +85,7 @@ Exit codes: 0 fine, 1 failed, 2 the configuration or the command line is wrong.`
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().StringP("config", "c", defaultConfig, "the configuration `file`")
-	root.AddCommand(runCommand(), checkCommand(), previewCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), slotCommand(), versionCommand(), demoCommand())
+	root.AddCommand(initCommand(), runCommand(), checkCommand(), previewCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), slotCommand(), versionCommand(), demoCommand())
 	return root
 }
 

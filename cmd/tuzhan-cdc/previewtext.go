@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -126,27 +125,3 @@ func payloadText(payload json.RawMessage) string {
 }
 
 func indented(text, by string) string { return strings.ReplaceAll(text, "\n", "\n"+by) }
-
-var (
-	commandName = regexp.MustCompile(`\btuzhan-cdc (run|check|status|preview|test|backfill|resume|slot drop|deadletters (?:list|show|retry|drop|set-aside))\b( -c )?`)
-	plainPath   = regexp.MustCompile(`^[\p{L}\p{N}_./@%+,:-]+$`)
-)
-
-// defaultConfig is the file that is read where -c names none.
-const defaultConfig = "tuzhan-cdc.yaml"
-
-// withConfig adds -c FILE to the commands that a message names, where file is not the default: so that they can be pasted as they stand.
-func withConfig(file, text string) string {
-	if slices.Contains([]string{"", defaultConfig, "./" + defaultConfig}, file) {
-		return text
-	}
-	if !plainPath.MatchString(file) {
-		file = "'" + strings.ReplaceAll(file, "'", `'\''`) + "'"
-	}
-	return commandName.ReplaceAllStringFunc(text, func(command string) string {
-		if strings.HasSuffix(command, " -c ") {
-			return command
-		}
-		return command + " -c " + file
-	})
-}

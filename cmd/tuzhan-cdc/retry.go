@@ -394,7 +394,7 @@ func sendHere(ctx context.Context, c *cobra.Command, cfg *config.Config, store *
 			return err
 		}
 	}
-	log := newLogger(cfg.Log, c.ErrOrStderr())
+	log := newLogger(cfg, c.ErrOrStderr())
 	client, err := newPlatform(cfg, log, store.Lease)
 	if err != nil {
 		return err

@@ -18,6 +18,8 @@ type RowQuery struct {
 	Newest []string
 	// Limit is the most rows; 0: all.
 	Limit int
+
+	only []string // these columns, and no others
 }
 
 // ReadRows hands each row that is in a table now to each, as a change of op Snapshot without position and commit time: t's columns, in t's order, with values that are byte
@@ -35,6 +37,9 @@ func ReadRows(ctx context.Context, conn *pgx.Conn, t *connector.Table, q RowQuer
 	// Connect leaves the time zone to the database; the stream's is UTC.
 	if _, err := tx.Exec(ctx, "SET LOCAL timezone = 'UTC'"); err != nil {
 		return fmt.Errorf("reading rows of %s: %w", t, err)
+	}
+	if q.only != nil {
+		t = narrowed(t, q.only)
 	}
 	r := rowReader{name: TableName{t.Schema, t.Name}}
 	if err := tx.QueryRow(ctx, `
@@ -58,6 +63,16 @@ SELECT c.relkind::text, has_schema_privilege(c.relnamespace, 'USAGE'), quote_ide
 		err = r.failed(ended)
 	}
 	return err
+}
+
+// narrowed gives t with some of its columns.
+func narrowed(t *connector.Table, columns []string) *connector.Table {
+	n := *t
+	n.Columns = nil
+	for _, c := range columns {
+		n.Columns = append(n.Columns, t.Columns[t.Column(c)])
+	}
+	return &n
 }
 
 // rowReader is what ReadRows knows of the table.

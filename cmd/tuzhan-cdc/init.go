@@ -199,9 +199,9 @@ func writeNew(path, text string, force bool) error {
 // told prints what was written, and what to do next.
 func (o *initOptions) told(out io.Writer, d *starter.Draft, target *initTarget) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "wrote %s: %s of %s work as the tables are", o.output, count(d.Live, "mapping"), count(d.Tables, "table"))
+	fmt.Fprintf(&b, "wrote %s: %s of %s, live", o.output, count(d.Live, "mapping"), count(d.Tables, "table"))
 	if d.Waiting > 0 {
-		fmt.Fprintf(&b, "; %d more stand in it as comments, with what they wait for", d.Waiting)
+		fmt.Fprintf(&b, "; %d more as comments, below what they wait for", d.Waiting)
 	}
 	b.WriteString("\n")
 	if n := len(d.Identities); n > 0 {

@@ -73,6 +73,10 @@ func newRoot(std streams) *cobra.Command {
 points, events and group relations, and sends them to the Tuzhan platform: in order per customer, through crashes and outages.
 
 Exit codes: 0 fine, 1 failed, 2 the configuration or the command line is wrong.`,
+		Example: `  tuzhan-cdc init --dsn-file dsn     # a starter file from the tables of a database
+  tuzhan-cdc preview                 # payloads of rows that are there now; sends nothing
+  tuzhan-cdc check                   # what is wrong or missing, with the cures
+  tuzhan-cdc run                     # the connector`,
 		SilenceErrors: true, SilenceUsage: true,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }, // without it cobra does not look at the arguments

@@ -193,7 +193,7 @@ func noMapping(name string, names []string) error {
 	if s := strict.Suggest(name, names); s != "" {
 		return fmt.Errorf("there is no mapping %s: did you mean %s?", name, s)
 	}
-	return fmt.Errorf("there is no mapping %s; the file has: %s", name, strings.Join(names, ", "))
+	return fmt.Errorf("there is no mapping %s; these are known: %s", name, strings.Join(names, ", "))
 }
 
 // operation gives what the rows are taken for.

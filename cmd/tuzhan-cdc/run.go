@@ -37,7 +37,7 @@ A second signal ends it at once; nothing is lost then either.
 SIGHUP reads the configuration again; one with errors is not taken, and the former one stays in force.
 
 Publications and slot are created where they are missing and the role may create them.`,
-		Example: "  tuzhan-cdc run -c /etc/tuzhan-cdc/tuzhan-cdc.yaml",
+		Example: "  tuzhan-cdc run\n  tuzhan-cdc run -c /etc/tuzhan-cdc/tuzhan-cdc.yaml --shutdown-timeout 60s\n  tuzhan-cdc run --accept-gap 3f9c1a2b        # the id that a refusal printed",
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(c)
 			if err != nil {

@@ -76,7 +76,7 @@ func (d *Draft) File(source Source) string {
 	line("# yaml-language-server: $schema=tuzhan-cdc.schema.json")
 	line("#")
 	line("# A start, made by tuzhan-cdc init from the catalogue of database %s (PostgreSQL %d). Read it before you run it: names were guessed at, nothing was tried.", v.Database, v.Version/10000)
-	line("# %s of %s work as the tables are; %s as comments, under what they wait for.", count(d.Live, "mapping"), count(d.Tables, "table"), stand(d.Waiting))
+	line("# Live: %s of %s, which the tables can give as they are. As comments, below what they wait for: %d more.", count(d.Live, "mapping"), count(d.Tables, "table"), d.Waiting)
 	line("#")
 	line("#   tuzhan-cdc preview     what would be sent of rows that are there now")
 	line("#   tuzhan-cdc check       what file, database and platform have to say, with the cures")
@@ -266,9 +266,11 @@ func (d *Draft) Reasons() string {
 	return b.String()
 }
 
+var plainFile = regexp.MustCompile(`^[A-Za-z/.][A-Za-z0-9_./-]*$`)
+
 // scalarDSN writes a DSN, which holds colons that plain text may have: it is quoted only where YAML would misread it.
 func scalarDSN(s string) string {
-	if strings.HasPrefix(s, "postgres") && !strings.ContainsAny(s, " #'\"") {
+	if strings.HasPrefix(s, "postgres") && !strings.ContainsAny(s, " #'\"") || plainFile.MatchString(s) {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", "''") + "'"
@@ -280,11 +282,4 @@ func count(n int, what string) string {
 		what += "s"
 	}
 	return fmt.Sprintf("%d %s", n, what)
-}
-
-func stand(n int) string {
-	if n == 1 {
-		return "1 more stands"
-	}
-	return fmt.Sprintf("%d more stand", n)
 }

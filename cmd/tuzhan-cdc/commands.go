@@ -21,7 +21,7 @@ var (
 	// A command with the flags that messages give it; ended by -c where it has that already.
 	commandName = regexp.MustCompile(`\btuzhan-cdc (?:run|check|status|preview|test|backfill|resume|slot drop|deadletters (?:list|show|retry|drop|set-aside))\b` +
 		`(?: --(?:mapping|class|accept-gap|new-state) [\p{L}\p{N}](?:[\p{L}\p{N}._-]*[\p{L}\p{N}])?)*( -c )?`)
-	plainPath   = regexp.MustCompile(`^[\p{L}\p{N}_./@%+,:-]+$`)
+	plainPath = regexp.MustCompile(`^[\p{L}\p{N}_./@%+,:-]+$`)
 )
 
 // defaultConfig is the file that is read where -c names none.

@@ -136,7 +136,7 @@ func (o *initOptions) missing(ctx context.Context, conn *pgx.Conn, s *postgres.S
 	}
 	for i, n := range params.Tables {
 		found := slices.ContainsFunc(s.Tables, func(t *postgres.Surveyed) bool { return t.Schema == n.Schema && t.Name == n.Name }) ||
-			slices.ContainsFunc(s.Skipped, func(k postgres.SkippedTable) bool { return k.TableName == n })
+			slices.ContainsFunc(s.Skipped, func(k postgres.SkippedTable) bool { return k.Table == n })
 		if found {
 			continue
 		}

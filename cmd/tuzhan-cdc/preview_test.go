@@ -227,19 +227,3 @@ func TestPreviewFails(t *testing.T) {
 		t.Errorf("exit %d\n%s", code, out)
 	}
 }
-
-// TestWithConfig: commands in messages name the file, where it is not the default.
-func TestWithConfig(t *testing.T) {
-	t.Parallel()
-	for _, c := range [][3]string{
-		{"tuzhan-cdc.yaml", "run tuzhan-cdc check", "run tuzhan-cdc check"},
-		{"/etc/a.yaml", "run tuzhan-cdc check: it says; or `tuzhan-cdc deadletters set-aside --mapping m`", "run tuzhan-cdc check -c /etc/a.yaml: it says; or `tuzhan-cdc deadletters set-aside --mapping m -c /etc/a.yaml`"},
-		{"my file's.yaml", "tuzhan-cdc slot drop, then tuzhan-cdc run -c x", `tuzhan-cdc slot drop -c 'my file'\''s.yaml', then tuzhan-cdc run -c x`},
-		{"/etc/a.yaml", "tuzhan-cdc resume --mapping 订单-paid; or tuzhan-cdc run --accept-gap 3f9c.", "tuzhan-cdc resume --mapping 订单-paid -c /etc/a.yaml; or tuzhan-cdc run --accept-gap 3f9c -c /etc/a.yaml."},
-		{"/etc/a.yaml", "another tuzhan-cdc writes this state", "another tuzhan-cdc writes this state"},
-	} {
-		if got := withConfig(c[0], c[1]); got != c[2] {
-			t.Errorf("%s\nwant %s", got, c[2])
-		}
-	}
-}

@@ -55,8 +55,8 @@ type Reference struct {
 
 // SkippedTable is a relation of which no mapping can be made.
 type SkippedTable struct {
-	TableName
-	Why string
+	Table TableName
+	Why   string
 }
 
 // SurveyParams say what to look at.

@@ -97,7 +97,7 @@ func New(s *postgres.Survey) *Draft {
 		return cmp.Or(strings.Compare(a.Schema, b.Schema), strings.Compare(a.Name, b.Name))
 	})
 	for _, skipped := range s.Skipped {
-		d.leaveName(skipped.TableName, skipped.Why)
+		d.leaveName(skipped.Table, skipped.Why)
 	}
 	d.name()
 	d.count()

@@ -51,6 +51,7 @@ func scalar(s string) string {
 
 // clean makes a text of the catalogue fit for a comment: on one line, and not without end.
 func clean(s string, most int) string {
+	s = strings.ToValidUTF8(s, "?") // of a database in SQL_ASCII
 	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }), " ")
 	if runes := []rune(s); len(runes) > most {
 		s = string(runes[:most]) + "…"

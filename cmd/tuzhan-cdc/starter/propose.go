@@ -484,7 +484,7 @@ func (t *table) title() string {
 	if title == "" {
 		title = t.Name
 	}
-	return scalar(strings.TrimSuffix(clean(title, 30), "表"))
+	return scalar(strings.ReplaceAll(strings.TrimSuffix(clean(title, 30), "表"), "${", "{")) // that would be a variable
 }
 
 // valuesText tells which values a column of codes has.

@@ -74,10 +74,17 @@ func (t *Trier) Try(mapping string, c *connector.Change) Trial {
 		wanted, err := b.when.condition(&m.row)
 		switch {
 		case lacksIdentity(err):
+			// A part that is false decides, whatever the others would say.
+			if trial.Passed = m.passed(b, true); trial.Passed != nil {
+				trial.Failed = ""
+				return trial
+			}
 			trial.assume(m, b, c)
 			return trial
 		case err == nil && !wanted:
-			trial.Passed = m.passed(b)
+			if trial.Passed = m.passed(b, false); trial.Passed == nil {
+				trial.Passed = &Passed{Part: strings.TrimSpace(b.mapping.when.source), Values: b.mapping.when.values(&m.row)}
+			}
 			return trial
 		}
 	}
@@ -132,23 +139,22 @@ func (t *Trial) assume(m *mapper, b *bound, c *connector.Change) {
 	t.missing(b, lacksIdentity(err))
 }
 
-// passed finds the part of `when` that is false on the row.
-func (m *mapper) passed(b *bound) *Passed {
-	whole := b.mapping.when
-	for _, part := range whole.conjuncts() {
+// passed finds the part of `when` that is false on the row; nil where none is. unknown: parts that can't be computed are passed over.
+func (m *mapper) passed(b *bound, unknown bool) *Passed {
+	for _, part := range b.mapping.when.conjuncts() {
 		var ps strict.Problems
 		p := part.compile(m.row.change.Table, m.row.zone, &ps)
 		if p == nil {
-			break
+			return nil
 		}
-		if holds, err := p.condition(&m.row); err == nil && holds {
-			continue
-		} else if err != nil {
-			break
+		switch holds, err := p.condition(&m.row); {
+		case err == nil && !holds:
+			return &Passed{Part: strings.TrimSpace(part.source), Values: part.values(&m.row)}
+		case err != nil && !unknown:
+			return nil
 		}
-		return &Passed{Part: strings.TrimSpace(part.source), Values: part.values(&m.row)}
 	}
-	return &Passed{Part: strings.TrimSpace(whole.source), Values: whole.values(&m.row)}
+	return nil
 }
 
 // conjuncts gives the expressions that e joins by &&, in their order: e alone where it joins none.

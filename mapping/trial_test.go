@@ -18,6 +18,11 @@ const trialMappings = `
   on: [update]
   when: new.amount != old.amount
   point: {point: "${{ int(new.amount - old.amount) }}", remark: r, phoneList: [{phone: "${{ phone }}"}]}
+- name: both
+  table: crm.orders
+  on: [update]
+  when: old.status != "paid" && new.status == "paid"
+  event: {eventKey: k, identities: [{identityType: phone, identityValue: "${{ phone }}"}]}
 - name: changed
   table: crm.orders
   on: [update]
@@ -85,6 +90,9 @@ func TestTrialTellsWhy(t *testing.T) {
 		t.Errorf("%+v", tr)
 	}
 	if got, want := passed(try("changed", connector.Update, with(row, 4, "new"))), `new.status == "paid" | status=new`; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if got, want := passed(try("both", connector.Update, with(row, 4, "new"))), `new.status == "paid" | status=new`; got != want { // although the part before it can't be told
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	if tr := try("raised", connector.Update, row); !tr.Assumed || !tr.Unknown || len(tr.Records) > 0 || strings.Join(tr.Old, " ") != "amount" {

@@ -274,7 +274,9 @@ func (o *initOptions) target() (*initTarget, error) {
 		if err := checkTarget(o.dsn, "--dsn"); err != nil {
 			return nil, err
 		}
-		t.source.Value, t.variables = withoutSecrets(o.dsn)
+		if t.source.Value, t.variables = withoutSecrets(o.dsn); len(t.variables) == 0 {
+			t.passwordElsewhere()
+		}
 		return t, nil
 	}
 	if !slices.ContainsFunc([]string{"PGHOST", "PGDATABASE", "PGSERVICE", "PGUSER"}, func(name string) bool { return os.Getenv(name) != "" }) {
@@ -340,11 +342,16 @@ func fromEnvironment() (*initTarget, error) {
 		t.dsn = u.String()
 	}
 	t.source.Value = t.dsn
+	t.passwordElsewhere()
+	return t, nil
+}
+
+// passwordElsewhere notes that the environment has the password, where it has.
+func (t *initTarget) passwordElsewhere() {
 	if os.Getenv("PGPASSWORD") != "" {
 		t.source.Note = "   # the password comes from PGPASSWORD"
 		t.variables = append(t.variables, variable{"PGPASSWORD", "as it is now"})
 	}
-	return t, nil
 }
 
 // conninfo writes a value in a keyword string.

@@ -394,7 +394,7 @@ func (p *previewed) take(row string, trial *mapping.Trial, v *viewer) {
 		r.Outcome, r.Reason = outcomeLetter, trial.Failed
 	case trial.Passed != nil:
 		p.PassedOver++
-		r.Outcome, r.Reason, values = outcomePassed, "when: "+trial.Passed.Part+" is not true", trial.Passed.Values
+		r.Outcome, r.Reason, values = outcomePassed, "when is not true: "+trial.Passed.Part, trial.Passed.Values
 	default:
 		p.PassedOver++
 		r.Outcome, r.Reason = outcomePassed, "it changes nothing for this mapping"

@@ -161,7 +161,7 @@ INSERT INTO crm.member_groups VALUES ('13800000001', 'VIP')`)
 	for _, want := range []string{
 		`"c_price": 12.50,`, "as if each row were inserted now", "uuid is another one when it is sent",
 		`POST ` + r.web.URL + `/api/integrate/event/v2/batchAdd, publicParams {"matchingType":1}`,
-		`passed over: when: new.status == "paid" is not true (3 rows, such as id 4)` + "\n    status is \"待付款\" (2 rows), \"cancelled\" (1 row)\n",
+		`passed over: when is not true: new.status == "paid" (3 rows, such as id 4)` + "\n    status is \"待付款\" (2 rows), \"cancelled\" (1 row)\n",
 		"5 rows looked at, all that there are: 1 would be sent, 3 passed over, 1 dead letter\n",
 		"dead letter: mapping order-points (" + r.file + ":", "audienceUserId are all null or empty",
 		"shown as if when were true: it reads old.amount, the row before",

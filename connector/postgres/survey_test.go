@@ -52,7 +52,9 @@ func TestSurvey(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Server(t).Database(t)
 	db.Exec(t, surveySchema)
-	codes := func(s *Surveyed, i int) bool { return slices.Contains([]string{"kind", "name", "phone"}, s.Columns[i].Name) }
+	codes := func(s *Surveyed, i int) bool {
+		return slices.Contains([]string{"kind", "name", "phone"}, s.Columns[i].Name)
+	}
 	s, err := LoadSurvey(t.Context(), connectAs(t, db.DSN()), SurveyParams{Codes: codes})
 	if err != nil {
 		t.Fatal(err)

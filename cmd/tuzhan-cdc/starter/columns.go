@@ -62,7 +62,8 @@ func (c *column) isJSON() bool { return c.BaseOID == pgtype.JSONOID || c.BaseOID
 
 // identifies reports whether the type can hold a phone: bigint and numeric do in many CRMs.
 func (c *column) identifies() bool {
-	return c.isText() || c.BaseOID == pgtype.Int8OID || c.BaseOID == pgtype.NumericOID
+	whole := c.BaseOID == pgtype.NumericOID && (!strings.Contains(c.TypeName, ",") || strings.HasSuffix(c.TypeName, ",0)"))
+	return c.isText() || c.BaseOID == pgtype.Int8OID || whole
 }
 
 func newTable(s *postgres.Surveyed) *table {

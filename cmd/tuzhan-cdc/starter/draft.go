@@ -256,8 +256,11 @@ func (d *Draft) name() {
 		}
 		for _, it := range append(slices.Clone(sec.live), sec.waiting...) {
 			it.name = base + "-" + it.suffix
-			if sec.rank == rankGroups {
+			switch sec.rank { // the table's name says it already
+			case rankGroups:
 				it.name = strings.Replace(it.name, "-groups", "", 1)
+			case rankLedger:
+				it.name = strings.TrimSuffix(it.name, "-points")
 			}
 			for n, first := 2, it.name; taken[it.name]; n++ {
 				it.name = fmt.Sprintf("%s-%d", first, n)

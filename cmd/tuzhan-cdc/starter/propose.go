@@ -74,6 +74,14 @@ func (c *column) there(s side) string {
 	return c.ref(s) + " != nil"
 }
 
+// thereBefore is the condition that it held something before, where there was a row before.
+func (c *column) thereBefore() string {
+	if c.isText() {
+		return "(" + c.optional() + ` ?? "") != ""`
+	}
+	return c.optional() + " != nil"
+}
+
 // literal writes a value of the column in an expression.
 func (c *column) literal(v string) string {
 	if c.isInt() {
@@ -217,9 +225,14 @@ func (t *table) ledger() []proposal {
 	if !t.points.isInt() {
 		points = "int(floor(" + points + "))"
 	}
-	sign := "new." + t.points.Name() + " > 0"
-	if sign = t.points.ref("new") + " > 0"; !t.points.NotNull {
-		sign = "(" + t.points.ref("new") + " ?? 0) > 0"
+	sign := t.points.ref("new")
+	if !t.points.NotNull {
+		sign = "(" + sign + " ?? 0)"
+	}
+	if t.points.isInt() {
+		sign += " > 0"
+	} else {
+		sign += " >= 1"
 	}
 	p := proposal{suffix: "points", about: "Each new row is a change in points. Negative ones need platform.paths.pointDecrease: set it, and write != 0.", on: "insert",
 		when: append([]string{sign}, t.named("new")...), kind: "point", body: t.point(points, remark), points: true}
@@ -354,28 +367,34 @@ func suffixOf(c *column) string {
 	return "groups"
 }
 
-// groupsValue gives the scalar that makes group names of a column, and the condition that there are some.
-func (t *table) groupsValue(c *column, s side) (value string, when string) {
+// joined reports whether a text holds several group names, joined by commas.
+func (c *column) joined() bool {
+	return c.isText() && c.name.said(words("tags labels 标签")) && !c.name.called(words("name 名称"))
+}
+
+// groupsValue gives the scalar that makes group names of a column. some says that there are some; else it is null where there are none.
+func (c *column) groupsValue(s side, some bool) string {
 	switch {
-	case c.isList(), c.isJSON():
-		return c.value(s), c.ref(s) + " != nil"
 	case c.isInt():
-		return "会员等级${{ " + c.ref(s) + " }}", c.ref(s) + " != nil"
-	case c.name.said(words("tags labels 标签")) && !c.name.called(words("name 名称")):
-		return "${{ split(" + c.ref(s) + `, ",") }}`, c.there(s)
+		return "会员等级${{ " + c.ref(s) + " }}"
+	case c.joined() && some:
+		return "${{ split(" + c.ref(s) + `, ",") }}`
+	case c.joined():
+		return "${{ " + c.there(s) + " ? split(" + c.ref(s) + `, ",") : nil }}`
 	}
-	if c.NotNull {
-		return c.value(s), ""
-	}
-	return c.value(s), c.there(s)
+	return c.value(s)
 }
 
 // membership proposes the groups that a column holds: what a new row says, and with the old row what changes and ends.
 func (t *table) membership(c *column, suffix string) []proposal {
 	make := func(suffix, about, on string, s side, when []string, opt string, keys ...string) proposal {
-		value, there := t.groupsValue(c, s)
-		if there != "" {
-			when = append(when, there)
+		value := c.groupsValue(s, len(keys) == 0)
+		switch {
+		case c.NotNull && !c.joined():
+		case len(keys) > 0: // an update that leaves no group has still to take the customer out of the old one
+			when = append(when, "("+c.there(s)+" || "+c.thereBefore()+")")
+		default:
+			when = append(when, c.there(s))
 		}
 		var more []string
 		if opt != "" {
@@ -408,7 +427,7 @@ func (t *table) membership(c *column, suffix string) []proposal {
 		list = append(list, p)
 	}
 	if t.deleted != nil {
-		list = append(list, make(suffix+"-removed", "A row that is marked as deleted ("+t.deleted.Name()+") takes the customer out of the group that "+n+" names.", "update", "new", append(t.dead("new"), t.alive("old")...), "delete"))
+		list = append(list, make(suffix+"-removed", "A row that is marked as deleted ("+t.deleted.Name()+") takes the customer out of the group that "+n+" names.", "update", "old", append(t.dead("new"), t.alive("old")...), "delete"))
 	}
 	return list
 }

@@ -73,7 +73,7 @@ func (o *initOptions) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	params := postgres.SurveyParams{Schemas: o.schemas, Codes: starter.Codes}
+	params := postgres.SurveyParams{Schemas: o.schemas}
 	for _, text := range o.tables {
 		schema, name, ok := mapping.SplitTable(text)
 		if !ok {
@@ -92,6 +92,9 @@ func (o *initOptions) run(ctx context.Context, out io.Writer) error {
 	}
 	if err := o.missing(ctx, conn, survey, params); err != nil {
 		return err
+	}
+	if err := postgres.LoadCodes(ctx, conn, survey, starter.Codes(survey)); err != nil {
+		return dsnError(err)
 	}
 	draft := starter.New(survey)
 	if draft.Live+draft.Waiting == 0 {

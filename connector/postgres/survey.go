@@ -43,7 +43,7 @@ type Surveyed struct {
 type ColumnDetail struct {
 	Comment string
 	NotNull bool
-	// Values are those that it may have, as far as that is known: an enum's, those that a CHECK names, and where they were asked for those that some rows have.
+	// Values are those that it may have, as far as that is known: an enum's, those that a CHECK names, and after LoadCodes those that some rows have.
 	Values []string
 }
 
@@ -64,14 +64,12 @@ type SurveyParams struct {
 	// Schemas and Tables bound the look; empty: all but the system's and the connector's own.
 	Schemas []string
 	Tables  []TableName
-	// Codes says of which columns the values of some rows are to be looked at, where the role may read them; nil: of none.
-	Codes func(t *Surveyed, column int) bool
 }
 
 // stateSchema is where package state keeps its tables.
 const stateSchema = "tuzhan_cdc"
 
-// LoadSurvey reads the catalogue, which needs no rights beyond CONNECT; only the values of codes need SELECT, and are left out without.
+// LoadSurvey reads the catalogue, which needs no rights beyond CONNECT.
 func LoadSurvey(ctx context.Context, conn *pgx.Conn, params SurveyParams) (*Survey, error) {
 	server, err := LoadServer(ctx, conn)
 	if err != nil {
@@ -102,14 +100,19 @@ func LoadSurvey(ctx context.Context, conn *pgx.Conn, params SurveyParams) (*Surv
 	if err := loadKeys(ctx, conn, byOID); err != nil {
 		return nil, fmt.Errorf("reading the keys of the tables: %w", err)
 	}
+	return s, nil
+}
+
+// LoadCodes adds to the survey the values that some rows have in the columns that want names, where this role may read them; none of a column that has many.
+func LoadCodes(ctx context.Context, conn *pgx.Conn, s *Survey, want func(t *Surveyed, column int) bool) error {
 	for _, t := range s.Tables {
 		for i := range t.Columns {
-			if params.Codes == nil || !t.MayRead || !params.Codes(t, i) {
+			if !t.MayRead || !want(t, i) {
 				continue
 			}
 			found, err := codesOf(ctx, conn, t, i)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			for _, v := range found {
 				if !slices.Contains(t.Details[i].Values, v) {
@@ -118,7 +121,7 @@ func LoadSurvey(ctx context.Context, conn *pgx.Conn, params SurveyParams) (*Surv
 			}
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // list finds the tables and what is passed over.

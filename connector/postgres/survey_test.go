@@ -55,7 +55,15 @@ func TestSurvey(t *testing.T) {
 	codes := func(s *Surveyed, i int) bool {
 		return slices.Contains([]string{"kind", "name", "phone"}, s.Columns[i].Name)
 	}
-	s, err := LoadSurvey(t.Context(), connectAs(t, db.DSN()), SurveyParams{Codes: codes})
+	survey := func(dsn string, params SurveyParams) (*Survey, error) {
+		conn := connectAs(t, dsn)
+		s, err := LoadSurvey(t.Context(), conn, params)
+		if err == nil {
+			err = LoadCodes(t.Context(), conn, s, codes)
+		}
+		return s, err
+	}
+	s, err := survey(db.DSN(), SurveyParams{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,11 +88,11 @@ func TestSurvey(t *testing.T) {
 	}
 
 	_, dsn := db.Role(t, "")
-	s, err = LoadSurvey(t.Context(), connectAs(t, dsn), SurveyParams{Codes: codes, Tables: []TableName{{"crm", "members"}}, Schemas: []string{"crm"}})
+	s, err = survey(dsn, SurveyParams{Tables: []TableName{{"crm", "members"}}, Schemas: []string{"crm"}})
 	if err != nil || len(s.Tables) != 1 || s.Tables[0].MayRead || len(detail(s.Tables[0], "kind").Values) > 0 || len(detail(s.Tables[0], "level").Values) != 2 {
 		t.Errorf("%v %+v", err, s)
 	}
-	if s, err = LoadSurvey(t.Context(), connectAs(t, dsn), SurveyParams{Schemas: []string{"none"}}); err != nil || len(s.Tables)+len(s.Skipped)+len(s.Schemas) > 0 {
+	if s, err = survey(dsn, SurveyParams{Schemas: []string{"none"}}); err != nil || len(s.Tables)+len(s.Skipped)+len(s.Schemas) > 0 {
 		t.Errorf("%v %+v", err, s)
 	}
 }

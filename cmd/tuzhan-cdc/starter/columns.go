@@ -74,7 +74,7 @@ func newTable(s *postgres.Surveyed) *table {
 	t.customers()
 	t.values()
 	for _, c := range t.columns {
-		if c.name.said(groupWords) && !c.name.said(notGroup) && (c.isText() || c.isList() || c.isJSON() || c.isInt() && c.name.said(words("level grade tier 等级 级别"))) {
+		if c.name.said(groupWords) && !c.name.said(notGroup) && (c.isText() || c.isList() || c.isJSON() || c.isInt() && c.name.said(levelWords)) {
 			t.groups = append(t.groups, c)
 		}
 	}
@@ -214,13 +214,12 @@ func (t *table) identities() string {
 // Name is the column's name.
 func (c *column) Name() string { return c.Column.Name }
 
-// Codes says which columns hold codes whose values help to write a mapping: see postgres.SurveyParams.
-func Codes(s *postgres.Surveyed, i int) bool {
-	c := column{s.Columns[i], s.Details[i], newName(s.Columns[i].Name, s.Details[i].Comment)}
+// mayBeCode reports whether the column's values may be a few codes.
+func (c *column) mayBeCode(s *postgres.Surveyed) bool {
 	switch {
 	case !c.isText() && !c.isInt():
 		return false
-	case c.name.said(statusWords):
+	case c.name.said(statusWords), c.name.said(levelWords):
 		return true
 	}
 	return c.name.said(kindWords) && newName(s.Name, s.Comment).said(pointWords)
@@ -263,6 +262,15 @@ func (t *table) paidValue() string {
 		}
 	}
 	return best
+}
+
+// codeComment finds codes that a comment explains: （1普通 2VIP）.
+var codeComment = regexp.MustCompile(`[0-9]\s*[-:：=、.]?\s*[\p{Han}A-Z]`)
+
+// isCode reports whether a column of levels holds numbers, which a person reads by their explanation.
+func (c *column) isCode() bool {
+	numbers := len(c.Values) > 0 && !slices.ContainsFunc(c.Values, func(v string) bool { return strings.Trim(v, "0123456789") != "" })
+	return c.isInt() || c.isText() && c.name.said(levelWords) && (numbers || len(codeComment.FindAllString(c.Comment, 2)) == 2)
 }
 
 var centComment = regexp.MustCompile(`单位\s*[:：]?\s*分|[（(【\[]\s*分\s*[】)）\]]|以分|[:：,，]\s*分$`)

@@ -65,18 +65,19 @@ const (
 // New drafts a configuration of what the survey found.
 func New(s *postgres.Survey) *Draft {
 	d := &Draft{survey: s}
-	tables := make([]*table, len(s.Tables))
-	for i, t := range s.Tables {
-		tables[i] = newTable(t)
-	}
+	tables := tablesOf(s)
 	ledger := ledgerOf(tables)
 	for _, t := range tables {
-		if why := t.unfit(); why != "" {
+		switch why := t.unfit(); {
+		case why != "":
 			d.leave(t, why)
-			continue
-		}
-		if !t.identified() {
+		case !t.identified():
 			d.leave(t, t.nameless(tables))
+		}
+	}
+	for _, t := range candidates(tables) {
+		if len(d.sections) == mostTables {
+			d.leave(t, fmt.Sprintf("it names customers by a column of its own, and comes after the first %d tables: tuzhan-cdc init --table SCHEMA.NAME writes a file for it", mostTables))
 			continue
 		}
 		rank, proposals := t.propose(ledger)
@@ -88,13 +89,8 @@ func New(s *postgres.Survey) *Draft {
 		}
 		d.sections = append(d.sections, sec)
 	}
-	slices.SortStableFunc(d.sections, func(a, b *section) int { return cmp.Or(a.rank-b.rank, cmp.Compare(b.Rows, a.Rows)) })
-	for _, sec := range d.sections[min(len(d.sections), mostTables):] {
-		d.leave(sec.table, fmt.Sprintf("it names customers by a column of its own, and comes after the first %d tables: tuzhan-cdc init --table SCHEMA.NAME writes a file for it", mostTables))
-	}
-	d.sections = d.sections[:min(len(d.sections), mostTables)]
 	slices.SortStableFunc(d.sections, func(a, b *section) int {
-		return cmp.Or(strings.Compare(a.Schema, b.Schema), strings.Compare(a.Name, b.Name))
+		return cmp.Or(strings.Compare(a.Schema, b.Schema), strings.Compare(a.Surveyed.Name, b.Surveyed.Name))
 	})
 	for _, skipped := range s.Skipped {
 		d.leaveName(skipped.Table, skipped.Why)
@@ -102,6 +98,39 @@ func New(s *postgres.Survey) *Draft {
 	d.name()
 	d.count()
 	return d
+}
+
+func tablesOf(s *postgres.Survey) []*table {
+	tables := make([]*table, len(s.Tables))
+	for i, t := range s.Tables {
+		tables[i] = newTable(t)
+	}
+	return tables
+}
+
+// candidates gives the tables of which mappings may be made, those first that a CRM is mapped for first, and of those the larger ones.
+func candidates(tables []*table) []*table {
+	ranks := map[*table]int{}
+	var list []*table
+	for _, t := range tables {
+		if t.unfit() == "" && t.identified() {
+			ranks[t], _ = t.propose("")
+			list = append(list, t)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b *table) int { return cmp.Or(ranks[a]-ranks[b], cmp.Compare(b.Rows, a.Rows)) })
+	return list
+}
+
+// Codes says of which columns the values of some rows help to write a mapping, of the tables that a draft would be made of: see postgres.LoadCodes.
+func Codes(s *postgres.Survey) func(t *postgres.Surveyed, column int) bool {
+	picked := map[*postgres.Surveyed]*table{}
+	for i, t := range candidates(tablesOf(s)) {
+		if i < mostTables {
+			picked[t.Surveyed] = t
+		}
+	}
+	return func(s *postgres.Surveyed, i int) bool { return picked[s] != nil && picked[s].columns[i].mayBeCode(s) }
 }
 
 // ledgerOf names the table that holds all changes in points; "" where there is none that can be mapped.
@@ -169,6 +198,10 @@ func (t *table) propose(ledger string) (rank int, list []proposal) {
 		return rankLedger, t.ledger()
 	case len(t.groups) > 0 && (t.name.said(groupWords) || len(t.columns) <= 4 && !t.name.endsWith(memberTables)) && t.amount == nil:
 		return rankGroups, t.membership(t.groups[0], "groups")
+	case t.points != nil && t.name.said(pointWords):
+		return rankMember, []proposal{t.counter(ledger)}
+	case t.name.said(undoneTables):
+		return rankOther, t.others()
 	case t.name.endsWith(orderTables), t.amount != nil && !t.name.endsWith(memberTables):
 		return rankOrder, t.orders(ledger)
 	case t.name.endsWith(memberTables), newName(t.Comment, "").endsWith(memberTables):

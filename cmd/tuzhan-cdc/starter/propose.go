@@ -334,9 +334,14 @@ func (t *table) members(pointsElsewhere string) []proposal {
 	if t.status != nil && t.name.endsWith(words("lead 线索")) {
 		list = append(list, t.statusChanged("A change of "+t.status.Name()+valuesText(t.status)+".", []*column{t.channel, t.store, t.status}))
 	}
-	if t.points == nil {
-		return list
+	if t.points != nil {
+		list = append(list, t.counter(pointsElsewhere))
 	}
+	return list
+}
+
+// counter proposes the points that a column of how many there are grows by.
+func (t *table) counter(pointsElsewhere string) proposal {
 	now, before := t.points.ref("new"), t.points.ref("old")
 	if !t.points.NotNull {
 		now, before = "("+now+" ?? 0)", "("+before+" ?? 0)"
@@ -353,7 +358,7 @@ func (t *table) members(pointsElsewhere string) []proposal {
 	if pointsElsewhere != "" {
 		p.decide = "points already come from " + pointsElsewhere + ", and would be given twice"
 	}
-	return append(list, p)
+	return p
 }
 
 // suffixOf names the mapping of a column with groups.
@@ -361,7 +366,7 @@ func suffixOf(c *column) string {
 	switch {
 	case c.name.said(words("tag label 标签")):
 		return "tags"
-	case c.name.said(words("level grade tier 等级 级别")):
+	case c.name.said(levelWords):
 		return "level"
 	}
 	return "groups"
@@ -375,7 +380,7 @@ func (c *column) joined() bool {
 // groupsValue gives the scalar that makes group names of a column. some says that there are some; else it is null where there are none.
 func (c *column) groupsValue(s side, some bool) string {
 	switch {
-	case c.isInt():
+	case c.isCode(): // 3 says nothing as a group's name
 		return "会员等级${{ " + c.ref(s) + " }}"
 	case c.joined() && some:
 		return "${{ split(" + c.ref(s) + `, ",") }}`
@@ -490,9 +495,12 @@ func (t *table) eventKey() string {
 			return e.key
 		}
 	}
-	if len(t.name.words) > 0 {
-		last := strings.Join(t.name.words, "_")
-		return "c_" + strings.TrimSuffix(last, "s")
+	list := t.name.words
+	for len(list) > 1 && slices.Contains([]string{"t", "tb", "tbl", "crm"}, list[0]) {
+		list = list[1:]
+	}
+	if len(list) > 0 {
+		return "c_" + strings.TrimSuffix(strings.Join(list, "_"), "s")
 	}
 	return "c_event"
 }

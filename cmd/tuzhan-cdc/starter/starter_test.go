@@ -2,6 +2,7 @@ package starter
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -124,4 +125,41 @@ func FuzzDraft(f *testing.F) {
 			t.Fatalf("%d mappings, want %d: %v\n%s", len(got.Mappings), d.Live, err, text)
 		}
 	})
+}
+
+// TestKinds: what a table is taken for, by the mappings that are made of it.
+func TestKinds(t *testing.T) {
+	for _, c := range []struct{ table, columns, want string }{
+		{"t_order", "mobile,pay_status int4|支付状态 0:未支付 1:已支付,pay_amount numeric", "t_order-created t_order-paid t_order-points"},
+		{"refund_order", "phone,refund_amount numeric,status", "refund_order-created refund_order-status"},
+		{"payments", "phone,amount numeric", "payments-paid payments-points"},
+		{"t_customer", "cust_phone,cust_level|客户等级（1普通 2VIP）", "t_customer-registered t_customer-level t_customer-level-changes"},
+		{"会员信息表", "手机号", "会员信息表-registered"},
+		{"积分流水", "手机,变动积分 int4", "积分流水"},
+		{"member_points", "phone,points int4", "member_points-points"},
+		{"wx_fans", "openid,tags", "wx_fans-registered wx_fans-tags wx_fans-tags-changes"},
+		{"appointment", "phone,status", "appointment-created appointment-status"},
+		{"sys_user", "phone", ""}, {"sms_log", "phone", ""}, {"employees", "phone", ""}, {"orders_bak", "phone", ""}, {"门店", "电话", ""}, {"tags", "tag_name", ""},
+	} {
+		d := New(&postgres.Survey{Tables: []*postgres.Surveyed{surveyed(c.table, strings.Split(c.columns, ",")...)}})
+		var names []string
+		for _, sec := range d.sections {
+			for _, it := range append(sec.live, sec.waiting...) {
+				names = append(names, it.name)
+			}
+		}
+		slices.Sort(names)
+		want := strings.Fields(c.want)
+		slices.Sort(want)
+		if !slices.Equal(names, want) {
+			t.Errorf("%s: %v, want %v", c.table, names, want)
+		}
+		if c.want == "" && (len(d.Unmapped) != 1 || d.Unmapped[0].Why == "") {
+			t.Errorf("%s: %+v", c.table, d.Unmapped)
+		}
+	}
+	text := New(&postgres.Survey{Tables: []*postgres.Surveyed{surveyed("t_customer", "cust_phone", "cust_level|客户等级（1普通 2VIP）")}}).File(Source{})
+	if !strings.Contains(text, "groups: 会员等级${{ cust_level }}\n") {
+		t.Error(text)
+	}
 }

@@ -36,6 +36,7 @@ var (
 
 	groupWords   = words("group segment level grade tier tag label 分组 客群 群组 等级 级别 标签")
 	notGroup     = words("id ids type count num at time date parent color sort order code 时间 类型 数量 编号 日期 颜色")
+	levelWords   = words("level grade tier 等级 级别")
 	numberWords  = words("no sn number 编号 单号 订单号 流水号")
 	goodsWords   = words("goods product item course sku class 商品 课程 产品 项目 品名 班级")
 	storeWords   = words("store shop branch campus 门店 店铺 校区 网点")
@@ -48,6 +49,7 @@ var (
 
 	ledgerTables  = words("log record flow detail ledger history transaction change journal 流水 明细 记录 变动 日志 账单")
 	orderTables   = words("order trade payment pay sale transaction purchase bill recharge consume consumption deal enrollment enrolment 订单 交易 支付 销售 消费 充值 缴费 报名 流水")
+	undoneTables  = words("refund return cancel cancellation 退款 退货 取消")
 	memberTables  = words("member customer client user contact lead student parent vip fan follower patient guest account 会员 客户 顾客 用户 学员 学生 家长 粉丝 线索 联系人 患者")
 	strangerTable = words("store shop staff employee admin operator supplier vendor merchant company teacher coach salesperson salesman branch campus 门店 店铺 员工 管理员 供应商 商户 公司 教师 老师 教练 校区 导购")
 	junkTables    = words("log sms verify verification captcha token session audit migration job queue cache config setting dict dictionary template 日志 短信 验证码 配置 字典 模板 操作记录")

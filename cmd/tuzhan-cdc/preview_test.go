@@ -15,7 +15,7 @@ CREATE SCHEMA crm;
 CREATE DOMAIN crm.money_of_ours AS numeric(12,2);
 CREATE TYPE crm.channel AS ENUM ('门店', 'web');
 CREATE TABLE crm.visits (id bigint PRIMARY KEY, phone char(14) NOT NULL, paid boolean, at_utc timestamptz, at_local timestamp, born date, doc jsonb, tags text[], price crm.money_of_ours,
-  ratio double precision, length interval, raw bytea, cash money, channel crm.channel, clock time, big bigint, points int NOT NULL);
+  ratio double precision, length interval, raw bytea, cash money, channel crm.channel, clock time, big bigint, points int NOT NULL, span tstzrange);
 CREATE TABLE crm.member_groups (phone text NOT NULL, group_name text NOT NULL, PRIMARY KEY (phone, group_name));
 CREATE TABLE crm.months (id bigint, phone text NOT NULL, month int NOT NULL) PARTITION BY RANGE (month);
 CREATE TABLE crm.months_2 (month int NOT NULL, phone text NOT NULL, id bigint);
@@ -37,7 +37,7 @@ mappings:
         - identityType: phone
           identityValue: ${{ phone }}
       eventargs: {a: "${{ paid }}", b: "${{ at_utc }}", c: "${{ at_local }}", d: "${{ born }}", e: "${{ doc }}", f: "${{ tags }}", g: "${{ price }}", h: "${{ ratio }}",
-        i: "${{ length }}", j: "${{ raw }}", k: "${{ cash }}", l: "${{ channel }}", m: "${{ clock }}", n: "${{ big }}", o: "${{ op }}"}
+        i: "${{ length }}", j: "${{ raw }}", k: "${{ cash }}", l: "${{ channel }}", m: "${{ clock }}", n: "${{ big }}", o: "${{ op }}", p: "${{ span }}"}
   - name: visit-points
     table: crm.visits
     on: [insert]
@@ -93,9 +93,9 @@ func TestPreviewIsWhatRunSends(t *testing.T) {
 	r.start()
 	r.db.Exec(t, `INSERT INTO crm.visits VALUES
   (1, '13800000001', true, '2024-05-01 12:00:00.123456+08', '2024-05-01 12:00:00', '1990-02-03', '{"b": [1, 2.50], "a": "\u5496"}', '{"a,b",NULL,"c\"d"}', 12.30,
-   0.1::float8 + 0.2, '1 year 2 mons 3 days 04:05:06.7', '\xdeadbeef', 1234.5, '门店', '23:59:59', 9007199254740993, 20),
-  (2, '13800000002', false, NULL, '2024-12-31 23:59:59.999', NULL, 'null', NULL, NULL, 1e300, NULL, NULL, NULL, NULL, NULL, NULL, 0),
-  (3, '13800000003', true, NULL, '2024-05-02 00:00:00', NULL, NULL, '{}', 1000000.00, 1, '-3 days', '', NULL, 'web', NULL, -1, 7);
+   0.1::float8 + 0.2, '1 year 2 mons 3 days 04:05:06.7', '\xdeadbeef', 1234.5, '门店', '23:59:59', 9007199254740993, 20, '[2024-05-01 12:00:00+08,)'),
+  (2, '13800000002', false, NULL, '2024-12-31 23:59:59.999', NULL, 'null', NULL, NULL, 1e300, NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL),
+  (3, '13800000003', true, NULL, '2024-05-02 00:00:00', NULL, NULL, '{}', 1000000.00, 1, '-3 days', '', NULL, 'web', NULL, -1, 7, 'empty');
 INSERT INTO crm.member_groups VALUES ('13800000001', 'VIP'), ('13800000002', '新客');
 INSERT INTO crm.months VALUES (7, '13800000001', 5);
 INSERT INTO crm.parents VALUES ('13800000001');

@@ -195,14 +195,17 @@ func (d *decoder) table(n, field strict.Node) {
 	if !ok {
 		return
 	}
-	if d.m.schema, d.m.table, ok = SplitTable(text); !ok {
+	if d.m.schema, d.m.table, ok = splitTable(text); !ok {
 		d.ps.Add(field, `table: want schema.table, with double quotes around a name that holds a dot: crm."a.b"`)
 	}
 }
 
-// SplitTable reads schema.table as mappings write it; without a schema it is public's. Names stand as the catalogue has them: upper and lower case are kept
+// SplitTable reads schema.table as mappings write it.
+func SplitTable(text string) (schema, table string, ok bool) { return splitTable(text) }
+
+// splitTable reads schema.table; without a schema it is public's. Names stand as the catalogue has them: upper and lower case are kept
 // apart with quotes and without.
-func SplitTable(text string) (schema, table string, ok bool) {
+func splitTable(text string) (schema, table string, ok bool) {
 	first, rest, ok := identifier(text)
 	if !ok {
 		return "", "", false

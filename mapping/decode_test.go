@@ -119,7 +119,7 @@ func TestSplitTable(t *testing.T) {
 		"orders": "public|orders", "crm.orders": "crm|orders", `crm."a.b"`: "crm|a.b", `"C""x".T`: `C"x|T`, `"orders"`: "public|orders", "crm.订单": "crm|订单", "Crm.Orders": "Crm|Orders",
 		"": "", ".": "", "a.": "", ".a": "", "a.b.c": "", `"a`: "", `""`: "", `a"b`: "", `"a"b`: "", "a b": "", `crm."a.b".c`: "",
 	} {
-		schema, table, ok := SplitTable(text)
+		schema, table, ok := splitTable(text)
 		if got := schema + "|" + table; ok != (want != "") || ok && got != want {
 			t.Errorf("%q: %v %s", text, ok, got)
 		}

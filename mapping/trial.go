@@ -56,11 +56,12 @@ func (t *Trier) Try(mapping string, c *connector.Change) Trial {
 	m := t.m
 	var out connector.Output
 	m.Map(c, connector.Part{Only: mapping}, &out)
-	i := slices.IndexFunc(m.shapes[c.Table], func(b *bound) bool { return b.name == mapping })
-	if i < 0 || !m.shapes[c.Table][i].ops[c.Op] {
+	bounds := m.shapes[c.Table] // Map has compiled them
+	i := slices.IndexFunc(bounds, func(b *bound) bool { return b.name == mapping })
+	if i < 0 || !bounds[i].ops[c.Op] {
 		return Trial{}
 	}
-	b := m.shapes[c.Table][i]
+	b := bounds[i]
 	trial := Trial{Records: out.Records}
 	for _, l := range append(out.Misfits, out.Letters...) {
 		trial.Failed = l.Reason

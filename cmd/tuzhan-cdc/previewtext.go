@@ -29,9 +29,9 @@ func (p *previewed) print(b *bytes.Buffer, cure func(string) string) {
 		fmt.Fprintf(b, "  %s\n", n)
 	}
 	for _, e := range p.Errors {
-		fmt.Fprintf(b, "  error: %s\n", indented(e.Text, "         "))
+		fmt.Fprintf(b, "  error: %s\n", hanging(e.Text, "         "))
 		if e.Cure != "" {
-			fmt.Fprintf(b, "  cure: %s\n", indented(cure(e.Cure), "        "))
+			fmt.Fprintf(b, "  cure: %s\n", hanging(cure(e.Cure), "        "))
 		}
 	}
 	request := ""
@@ -45,7 +45,7 @@ func (p *previewed) print(b *bytes.Buffer, cure func(string) string) {
 				request = head
 				fmt.Fprintf(b, "  %s\n", head)
 			}
-			fmt.Fprintf(b, "    %s\n      %s\n", r.Row, indented(payloadText(rec.Payload), "      "))
+			fmt.Fprintf(b, "    %s\n      %s\n", r.Row, hanging(payloadText(rec.Payload), "      "))
 		}
 	}
 	switch {
@@ -124,4 +124,4 @@ func payloadText(payload json.RawMessage) string {
 	return string(payload)
 }
 
-func indented(text, by string) string { return strings.ReplaceAll(text, "\n", "\n"+by) }
+func hanging(text, by string) string { return strings.ReplaceAll(text, "\n", "\n"+by) }

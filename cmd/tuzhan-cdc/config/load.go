@@ -20,32 +20,6 @@ import (
 // Where the file can be read but is wrong the error is a *strict.Errors, with every problem of all files. No error shows a secret or
 // what an environment variable holds.
 func Load(path string, env func(string) (string, bool)) (*Config, error) {
-	l, err := readFile(path, env)
-	if err == nil {
-		err = l.ps.Err()
-	}
-	if err != nil {
-		return nil, err
-	}
-	return l.cfg, nil
-}
-
-// LoadPart is Load for those who look at the state of a connector whose file has problems: where the blocks server and state could be read it gives, beside the error, what
-// could be read. Mappings are then not to be relied upon, and Source.DSN may be missing.
-func LoadPart(path string, env func(string) (string, bool)) (*Config, error) {
-	l, err := readFile(path, env)
-	if err != nil {
-		return nil, err
-	}
-	err = l.ps.Err()
-	if err != nil && !l.found {
-		return nil, err
-	}
-	return l.cfg, err
-}
-
-// readFile reads a file and notes what is wrong with it.
-func readFile(path string, env func(string) (string, bool)) (*loader, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w (-c names the file)", err)
@@ -54,7 +28,10 @@ func readFile(path string, env func(string) (string, bool)) (*loader, error) {
 	cfg.File = path
 	l := &loader{cfg: &cfg, env: env, ps: &strict.Problems{}}
 	l.file(strict.Parse(path, data, env, l.ps))
-	return l, nil
+	if err := l.ps.Err(); err != nil {
+		return nil, err
+	}
+	return &cfg, nil
 }
 
 // loader fills cfg from the file and notes what is wrong in ps.
@@ -66,8 +43,6 @@ type loader struct {
 	root strict.Node
 	// read are the mapping files that were read.
 	read []string
-	// found says that nothing is wrong with the blocks server and state, or that they are not there.
-	found bool
 }
 
 // entry is a key that a block may have and what reads its value; the keys a block knows are those of its entries, so that none
@@ -103,20 +78,12 @@ func (l *loader) file(n strict.Node) {
 	}
 	l.root = n
 	ignore := func(strict.Node) {} // for what is read below
-	l.found = n.IsMap()
-	found := func(read func(strict.Node)) func(strict.Node) {
-		return func(n strict.Node) {
-			before := l.ps.Len()
-			read(n)
-			l.found = l.found && l.ps.Len() == before
-		}
-	}
 	fields := block(n,
 		entry{"source", ignore},
 		entry{"platform", ignore},
 		entry{"delivery", l.delivery},
-		entry{"state", found(l.state)},
-		entry{"server", found(l.server)},
+		entry{"state", l.state},
+		entry{"server", l.server},
 		entry{"log", l.log},
 		entry{"mappings", ignore},
 		entry{"mappingFiles", ignore},

@@ -44,7 +44,6 @@ var (
 	countWords   = words("quantity qty 数量")
 	remarkWords  = words("reason remark memo note description desc 备注 原因 说明 摘要 事由")
 	kindWords    = words("type direction kind category op io 类型 方向 收支 类别 种类")
-	privateWords = words("name id url address token password secret idcard 姓名 地址 身份证 密码")
 	customerIDs  = words("customerid custid memberid userid clientid vipid studentid buyerid contactid leadid patientid fanid uid 会员id 客户id 用户id 学员id 会员编号 客户编号 用户编号 学员编号 会员号 客户号")
 
 	ledgerTables  = words("log record flow detail ledger history transaction change journal 流水 明细 记录 变动 日志 账单")

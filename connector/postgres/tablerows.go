@@ -41,7 +41,7 @@ func ReadRows(ctx context.Context, conn *pgx.Conn, t *connector.Table, q RowQuer
 	if q.only != nil {
 		t = narrowed(t, q.only)
 	}
-	r := rowReader{name: TableName{t.Schema, t.Name}}
+	r := tableRows{name: TableName{t.Schema, t.Name}}
 	if err := tx.QueryRow(ctx, `
 SELECT c.relkind::text, has_schema_privilege(c.relnamespace, 'USAGE'), quote_ident(current_user) FROM pg_class c WHERE c.oid = $1`, t.OID).
 		Scan(&r.kind, &r.mayUse, &r.role); err != nil {
@@ -75,14 +75,14 @@ func narrowed(t *connector.Table, columns []string) *connector.Table {
 	return &n
 }
 
-// rowReader is what ReadRows knows of the table.
-type rowReader struct {
+// tableRows is what ReadRows knows of the table.
+type tableRows struct {
 	name       TableName
 	kind, role string
 	mayUse     bool // the schema
 }
 
-func (r *rowReader) sql(t *connector.Table, q RowQuery) string {
+func (r *tableRows) sql(t *connector.Table, q RowQuery) string {
 	columns := make([]string, len(t.Columns))
 	for i, c := range t.Columns {
 		columns[i] = quoteIdent(c.Name)
@@ -110,7 +110,7 @@ func (r *rowReader) sql(t *connector.Table, q RowQuery) string {
 }
 
 // failed adds what would help.
-func (r *rowReader) failed(err error) error {
+func (r *tableRows) failed(err error) error {
 	switch {
 	case hasState(err, stateReadOnly):
 		return &explained{Refusal{"the condition changes something, and rows of " + r.name.String() + " are read in a read-only transaction", ""}, err}

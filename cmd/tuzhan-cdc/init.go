@@ -109,7 +109,7 @@ func (o *initOptions) run(ctx context.Context, out io.Writer) error {
 		_, err := io.WriteString(out, text)
 		return err
 	}
-	if err := writeNew(o.output, text, o.force); err != nil {
+	if err := writeNew(o.output, withConfig(o.output, text), o.force); err != nil {
 		return err
 	}
 	return o.told(out, draft, target)

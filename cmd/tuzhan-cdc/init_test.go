@@ -288,7 +288,7 @@ func TestInitUsage(t *testing.T) {
 	}
 
 	out, errs, code := s.run("init", "--dsn-file", "dsn", "--output", "there.yaml", "--force", "--table", "crm.parts")
-	if text := s.file("there.yaml"); code != 0 || !strings.Contains(text, "dsnFile: dsn\n") || strings.Contains(text, "crm.orders") || !strings.Contains(out, "tuzhan-cdc check -c there.yaml") {
+	if text := s.file("there.yaml"); code != 0 || !strings.Contains(text, "dsnFile: dsn\n") || strings.Contains(text, "crm.orders") || !strings.Contains(text, "#   tuzhan-cdc check -c there.yaml ") || !strings.Contains(out, "tuzhan-cdc check -c there.yaml") {
 		t.Errorf("exit %d\n%s%s%s", code, out, errs, text)
 	}
 	s.checked("there.yaml")

@@ -62,13 +62,23 @@ type Summary struct {
 	// Name is the mapping's, Table its table as schema.name.
 	Name, Table string
 	Kind        connector.Kind
+	// On are the operations that it is for.
+	On []connector.Op
+	// File and Line say where it stands.
+	File string
+	Line int
 }
 
 // List gives the mappings in the order of the files.
 func (s *Set) List() []Summary {
 	list := make([]Summary, len(s.mappings))
 	for i, m := range s.mappings {
-		list[i] = Summary{Name: m.name, Table: m.schema + "." + m.table, Kind: m.kind}
+		list[i] = Summary{Name: m.name, Table: m.schema + "." + m.table, Kind: m.kind, File: m.node.File(), Line: m.node.Line()}
+		for op := connector.Insert; op <= connector.Snapshot; op++ {
+			if m.ops[op] {
+				list[i].On = append(list[i].On, op)
+			}
+		}
 	}
 	return list
 }
@@ -190,8 +200,11 @@ func (d *decoder) table(n, field strict.Node) {
 	}
 }
 
-// splitTable reads schema.table; without a schema it is public's. Names stand as the catalogue has them: upper and lower case are kept apart with quotes
-// and without.
+// SplitTable reads schema.table as mappings write it.
+func SplitTable(text string) (schema, table string, ok bool) { return splitTable(text) }
+
+// splitTable reads schema.table; without a schema it is public's. Names stand as the catalogue has them: upper and lower case are kept
+// apart with quotes and without.
 func splitTable(text string) (schema, table string, ok bool) {
 	first, rest, ok := identifier(text)
 	if !ok {

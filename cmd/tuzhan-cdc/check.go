@@ -29,7 +29,7 @@ slot), the state (rights, version) and the platform (the token call; no data is 
 
 Exits with 2 where the file is wrong, with 1 where something else would keep the connector from running, else with 0: a slot and publications that
 are missing are made by run, where the role may. A database or a platform that is not to be reached is a warning.`,
-		Example: "  tuzhan-cdc check -c tuzhan-cdc.yaml\n  tuzhan-cdc check --offline",
+		Example: "  tuzhan-cdc check\n  tuzhan-cdc check -c /etc/tuzhan-cdc/tuzhan-cdc.yaml --output json\n  tuzhan-cdc check --offline        # the file only",
 	}
 	output := outputFlag(c)
 	offline := c.Flags().Bool("offline", false, "check the file only")
@@ -47,6 +47,7 @@ are missing are made by run, where the role may. A database or a platform that i
 			findings = append(findings, checkDatabase(c.Context(), cfg)...)
 			findings = append(findings, checkPlatform(c.Context(), cfg)...)
 		}
+		findingsFor(cfg.File, findings)
 		if *output == "json" {
 			err = printJSON(c.OutOrStdout(), findings)
 		} else {

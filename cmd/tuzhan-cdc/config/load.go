@@ -20,6 +20,10 @@ import (
 // Where the file can be read but is wrong the error is a *strict.Errors, with every problem of all files. No error shows a secret or
 // what an environment variable holds.
 func Load(path string, env func(string) (string, bool)) (*Config, error) {
+	return loadAs(path, env, (*loader).file)
+}
+
+func loadAs(path string, env func(string) (string, bool), read func(*loader, strict.Node)) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w (-c names the file)", err)
@@ -27,11 +31,17 @@ func Load(path string, env func(string) (string, bool)) (*Config, error) {
 	cfg := defaults()
 	cfg.File = path
 	l := &loader{cfg: &cfg, env: env, ps: &strict.Problems{}}
-	l.file(strict.Parse(path, data, env, l.ps))
+	read(l, strict.Parse(path, data, env, l.ps))
 	if err := l.ps.Err(); err != nil {
 		return nil, err
 	}
 	return &cfg, nil
+}
+
+// LoadMappings reads of the same files what mappings need to be tested: mappings and tests, and of source and platform only timeZone, pointAPI and
+// paths.pointDecrease. So it asks for no secret, and for no variable but those in what it reads. The rest of Config is as by default.
+func LoadMappings(path string, env func(string) (string, bool)) (*Config, error) {
+	return loadAs(path, env, (*loader).mappingsOnly)
 }
 
 // loader fills cfg from the file and notes what is wrong in ps.
@@ -67,11 +77,6 @@ func block(n strict.Node, entries ...entry) map[string]strict.Node {
 	return fields
 }
 
-// notYet is a key that the file may have one day.
-func notYet(key, instead string) entry {
-	return entry{key, func(n strict.Node) { n.Problem("%s is not supported by this version yet: %s", key, instead) }}
-}
-
 func (l *loader) file(n strict.Node) {
 	if n.IsZero() {
 		return // no YAML
@@ -87,7 +92,8 @@ func (l *loader) file(n strict.Node) {
 		entry{"log", l.log},
 		entry{"mappings", ignore},
 		entry{"mappingFiles", ignore},
-		notYet("tests", "take it out"),
+		entry{"tables", ignore},
+		entry{"tests", ignore},
 	)
 	if !n.IsMap() && !n.IsNull() {
 		return // one problem is enough
@@ -96,7 +102,39 @@ func (l *loader) file(n strict.Node) {
 	point := l.platform(fields["platform"])
 	// Which fields a point has depends on platform.pointAPI.
 	l.cfg.Mappings.OpenPoints = l.cfg.Platform.PointAPI == "open"
-	l.pointPath(point, l.mappings(fields["mappings"], fields["mappingFiles"]))
+	l.pointPath(point, l.mappings(fields))
+	l.cfg.Tests.Finish(l.cfg.Mappings, l.cfg.Source.TimeZone, l.ps)
+}
+
+// mappingsOnly is file for LoadMappings.
+func (l *loader) mappingsOnly(n strict.Node) {
+	if n.IsZero() {
+		return
+	}
+	l.root = n
+	fields := map[string]strict.Node{}
+	for _, p := range n.Pairs() {
+		fields[p.Key.Raw()] = p.Value
+	}
+	only := func(n strict.Node, key string, read func(strict.Node)) {
+		if !n.IsMap() {
+			return
+		}
+		for _, p := range n.Pairs() {
+			if p.Key.Raw() == key {
+				read(p.Value)
+			}
+		}
+	}
+	p := &l.cfg.Platform
+	only(fields["source"], "timeZone", func(n strict.Node) { l.cfg.Source.TimeZone = timeZone(n) })
+	only(fields["platform"], "pointAPI", func(n strict.Node) { set(&p.PointAPI)(n.Enum("increase", "open")) })
+	only(fields["platform"], "paths", func(n strict.Node) {
+		only(n, "pointDecrease", func(strict.Node) { p.Paths.PointDecrease = "/" }) // that it is there is enough
+	})
+	l.cfg.Mappings.OpenPoints = p.PointAPI == "open"
+	l.mappings(fields)
+	l.cfg.Tests.Finish(l.cfg.Mappings, l.cfg.Source.TimeZone, l.ps)
 }
 
 // or gives the node where it is there and holds something that has a place, else the one around it.

@@ -177,7 +177,7 @@ func (t *Tests) tables(n strict.Node, ps *strict.Problems) {
 }
 
 func (d *declaredTable) read(n strict.Node, ps *strict.Problems) {
-	fields := n.Fields(strict.Names(tableKeys())...)
+	fields := n.Fields(strict.Names(TableKeys())...)
 	if v, ok := fields["identity"].Enum("default", "full", "nothing", "index"); ok {
 		d.table.Identity = identities[v]
 	}

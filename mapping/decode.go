@@ -122,7 +122,7 @@ func (d *decoder) mapping(n strict.Node) {
 		d.ps.Add(n, "want a mapping with name, table, on, and one of point, event, groupRelation; got %s", n.Kind())
 		return
 	}
-	fields := n.Fields("name", "table", "on", "when", "orderBy", "point", "event", "groupRelation", "uncertain", "onChange", "maxPerMinute")
+	fields := n.Fields(strict.Names(Keys())...)
 	d.name(n, fields["name"])
 	d.table(n, fields["table"])
 	d.on(n, fields["on"])

@@ -64,30 +64,35 @@ func (t *Test) Change() *connector.Change { return t.change }
 // Expects reports whether the test says what must come of it.
 func (t *Test) Expects() bool { return t.want != nil }
 
-// tableKeys are the keys of a table under `tables:`.
-func tableKeys() []strict.Key {
+// TableKeys are the keys of a table under `tables:`.
+func TableKeys() []strict.Key {
 	return []strict.Key{
 		{Name: "columns", Required: true, Doc: "the columns by name with their types, as in `CREATE TABLE`: `bigint`, `numeric(12,2)`, `text[]`; an enum, or a type of an extension, is `text`, a domain the type below it",
 			Shape: strict.Shape{Type: strict.MapType, Values: &strict.Shape{Type: strict.TextType}}},
-		{Name: "identity", Default: "default", Doc: "the replica identity: which old values PostgreSQL sends", Shape: strict.Shape{Type: strict.TextType, Enum: []string{"default", "full", "index", "nothing"}}},
-		{Name: "key", Doc: "the columns of the primary key (with `identity: index`: of the index)", Shape: strict.Shape{Type: strict.ListType, Values: &strict.Shape{Type: strict.TextType}}},
+		{Name: "identity", Default: "default", Doc: "the replica identity, which says what PostgreSQL sends of old rows: the `key`, or with `full` every column",
+			Shape: strict.Shape{Type: strict.TextType, Enum: []string{"default", "full", "index", "nothing"}}},
+		{Name: "key", Doc: "the columns of the primary key, or with `identity: index` of that index", Shape: texts()},
 	}
 }
 
-// testKeys are the keys of a test.
-func testKeys() []strict.Key {
-	row := strict.Shape{Type: strict.MapType, Values: &strict.Shape{}}
+func texts() strict.Shape {
+	return strict.Shape{Type: strict.ListType, Values: &strict.Shape{Type: strict.TextType}}
+}
+
+// TestKeys are the keys of a test.
+func TestKeys() []strict.Key {
+	text, row := strict.Shape{Type: strict.TextType}, strict.Shape{Type: strict.MapType, Values: &strict.Shape{}}
 	return []strict.Key{
-		{Name: "name", Doc: "what it shows, in a few words", Shape: strict.Shape{Type: strict.TextType}},
-		{Name: "mapping", Doc: "the mapping that is tested; may be left out where the file has one only", Shape: strict.Shape{Type: strict.TextType}},
+		{Name: "name", Shape: text, Doc: "what it shows, in a few words"},
+		{Name: "mapping", Shape: text, Doc: "the mapping that is tested; may be left out where the file has one only"},
 		{Name: "op", Required: true, Doc: "what happens to the row", Shape: strict.Shape{Type: strict.TextType, Enum: []string{"insert", "update", "delete", "snapshot"}}},
-		{Name: "old", Doc: "the row before, by column: of an update, the columns that change; of a delete, the row", Shape: row},
-		{Name: "new", Doc: "the row after, by column; the columns that the mapping does not read may be left out", Shape: row},
-		{Name: "unchanged", Doc: "columns of an update whose long value it leaves alone, so that PostgreSQL does not send it", Shape: strict.Shape{Type: strict.ListType, Values: &strict.Shape{Type: strict.TextType}}},
-		{Name: "commitTime", Default: "2024-05-01T12:00:00+08:00", Doc: "when the transaction committed", Shape: strict.Shape{Type: strict.TimeType}},
-		{Name: "expect", Doc: "the records that come of it, each as the platform gets it; `[]`: none. An event's `uuid` and `time`, and `publicParams`, are compared where they are given",
-			Shape: strict.Shape{Type: strict.ListType, Values: &strict.Shape{Type: strict.MapType, Keys: expectKeys()}}},
-		{Name: "deadLetter", Doc: "instead of `expect`: a part of the reason why it becomes a dead letter of class mapping", Shape: strict.Shape{Type: strict.TextType}},
+		{Name: "old", Shape: row, Doc: "the row before: of a delete the row, of an update only the columns that are otherwise in `new`"},
+		{Name: "new", Shape: row, Doc: "the row after; columns that the mapping does not read may be left out"},
+		{Name: "unchanged", Shape: texts(), Doc: "columns of an update whose long value it leaves alone, so that PostgreSQL does not send it"},
+		{Name: "commitTime", Shape: strict.Shape{Type: strict.TimeType}, Default: "2024-05-01 12:00:00+08", Doc: "when the transaction committed"},
+		{Name: "expect", Doc: "the records that must come of it, as the platform gets them; `[]`: none. An event's `uuid` and `time`, and `publicParams`, are compared where they are given",
+			Shape: strict.Shape{Type: strict.ListType, Values: &strict.Shape{Type: strict.MapType, Keys: expectKeys(), OneOf: strict.Names(expectKeys())}}},
+		{Name: "deadLetter", Shape: text, Doc: "instead of `expect`: a part of the reason why it becomes a dead letter of class mapping"},
 	}
 }
 
@@ -97,10 +102,10 @@ const decreaseKey = "pointDecrease"
 func expectKeys() []strict.Key {
 	anything := strict.Shape{Type: strict.MapType, Values: &strict.Shape{}}
 	return []strict.Key{
-		{Name: "point", Doc: "a point's body", Shape: anything},
-		{Name: decreaseKey, Doc: "the body of a negative point, for `platform.paths.pointDecrease`", Shape: anything},
-		{Name: "event", Doc: "an event", Shape: anything},
-		{Name: "groupRelation", Doc: "a group relation, with its `optType`", Shape: anything},
+		{Name: "point", Shape: anything, Doc: "a point's body"},
+		{Name: decreaseKey, Shape: anything, Doc: "the body of a negative point, for `platform.paths.pointDecrease`: its absolute value"},
+		{Name: "event", Shape: anything, Doc: "an event"},
+		{Name: "groupRelation", Shape: anything, Doc: "a group relation, with its `optType`"},
 	}
 }
 
@@ -173,7 +178,7 @@ func (t *Tests) test(n strict.Node, mappings []string, ps *strict.Problems) {
 		return
 	}
 	x := &Test{node: n, File: n.File(), Line: n.Line()}
-	fields := n.Fields(strict.Names(testKeys())...)
+	fields := n.Fields(strict.Names(TestKeys())...)
 	x.Name, _ = fields["name"].Text()
 	x.mapping(t.set, fields["mapping"], mappings, ps)
 	if op, ok := fields["op"].Enum("insert", "update", "delete", "snapshot"); ok {

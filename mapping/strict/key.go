@@ -1,13 +1,13 @@
 package strict
 
-// Type is what a key's value may be, for those who describe the file: the JSON Schema and the reference.
+// Type is what a value in the file may be, for those who describe the file: the JSON Schema and the reference.
 type Type uint8
 
 // The types of values.
 const (
 	// AnyType is any value.
 	AnyType Type = iota
-	// TextType is text: any scalar.
+	// TextType is text: any scalar is taken as it is written.
 	TextType
 	// WholeType is a whole number, NumberType one that may have a fraction.
 	WholeType
@@ -28,13 +28,16 @@ const (
 // Shape is what a value may be.
 type Shape struct {
 	Type Type
+	// What names the value where its type says too little: "path", "PostgreSQL connection string".
+	What string
 	// Enum are the words that a TextType may be; empty: any.
 	Enum []string
-	// Least and Most bound a WholeType and NumberType, MaxChars a TextType; nil and 0: no bound.
-	Least, Most *int64
-	MaxChars    int
-	// Keys are those of a MapType.
+	// Least and Most bound a WholeType or NumberType; both 0: no bound.
+	Least, Most int64
+	// Keys are those of a MapType with fixed names.
 	Keys []Key
+	// OneOf are names of Keys of which exactly one must be there; empty: no such rule.
+	OneOf []string
 	// Values is what the items of a ListType, or the values of a MapType with free names, are.
 	Values *Shape
 	// Expr says that ${{ expressions }} may stand in the value, or as it.
@@ -45,11 +48,11 @@ type Shape struct {
 
 // Key is a key that a mapping in the file may have.
 type Key struct {
-	Name  string
-	Shape Shape
-	// Doc says what it means, in plain words with Markdown's `code`. No unit but the value's own.
+	Name string
+	Shape
+	// Doc says what it means, in a phrase with Markdown's `code`.
 	Doc string
-	// Default is what counts where the key is absent, as it would be written; "" where there is none to name.
+	// Default is what counts where the key is absent, as it would be written, or a word in its place (off, none); "" where there is nothing to say.
 	Default string
 	// Required says that the key must be there.
 	Required bool

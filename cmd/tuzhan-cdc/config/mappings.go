@@ -78,12 +78,10 @@ func (l *loader) mappingFiles(pattern strict.Node) []strict.Node {
 		}
 		top := strict.Parse(path, data, l.env, l.ps)
 		before, found := l.ps.Len(), len(lists)
-		ignore := func(strict.Node) {} // for what is read below
-		fields := block(top,
-			entry{"mappings", func(n strict.Node) { lists = append(lists, n) }},
-			entry{"tables", ignore},
-			entry{"tests", ignore},
-		)
+		fields := block(top, l.mappingFileKeys())
+		if n := fields["mappings"]; !n.IsZero() {
+			lists = append(lists, n)
+		}
 		l.cfg.Tests.Read(fields["mappings"], fields["tables"], fields["tests"])
 		if !top.IsZero() && len(lists) == found && fields["tables"].IsZero() && fields["tests"].IsZero() && l.ps.Len() == before {
 			l.ps.Add(top, "there is nothing in this file: want mappings, with a list of them, or tests")

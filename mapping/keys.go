@@ -37,6 +37,11 @@ func MappingShape() strict.Shape {
 	return strict.Shape{Type: strict.MapType, Keys: Keys(), OneOf: kinds}
 }
 
+// TestShape is a test in the file.
+func TestShape() strict.Shape {
+	return strict.Shape{Type: strict.MapType, Keys: TestKeys(), AtMostOne: []string{"expect", "deadLetter"}}
+}
+
 // bothPointFields are the fields of a point of either API: which of them it has depends on platform.pointAPI, which may stand in another file.
 func bothPointFields() []field {
 	open := openPointFields()
@@ -84,7 +89,7 @@ func objectShape(fields []field) strict.Shape {
 	s := strict.Shape{Type: strict.MapType}
 	for _, f := range fields {
 		if f.refused == "" {
-			s.Keys = append(s.Keys, strict.Key{Name: f.name, Shape: f.shape(), Doc: f.doc, Required: f.required})
+			s.Keys = append(s.Keys, strict.Key{Name: f.name, Shape: f.shape(), Doc: f.doc, Required: f.required, Needs: f.needs})
 		}
 	}
 	return s

@@ -38,6 +38,8 @@ type Shape struct {
 	Keys []Key
 	// OneOf are names of Keys of which exactly one must be there; empty: no such rule.
 	OneOf []string
+	// AtMostOne are names of Keys that exclude each other.
+	AtMostOne []string
 	// Values is what the items of a ListType, or the values of a MapType with free names, are.
 	Values *Shape
 	// Expr says that ${{ expressions }} may stand in the value, or as it.
@@ -56,6 +58,8 @@ type Key struct {
 	Default string
 	// Required says that the key must be there.
 	Required bool
+	// Needs names a key that must come with this one; "": none.
+	Needs string
 }
 
 // Names lists the names of keys.

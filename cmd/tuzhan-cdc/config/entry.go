@@ -42,6 +42,12 @@ func nested(entries []entry, read func(strict.Node), oneOf ...string) value {
 	return value{Shape: mapShape(entries, oneOf...), read: read}
 }
 
+// atMostOne gives a block of which some keys exclude each other.
+func (v value) atMostOne(keys ...string) value {
+	v.AtMostOne = keys
+	return v
+}
+
 func mapShape(entries []entry, oneOf ...string) strict.Shape {
 	s := strict.Shape{Type: strict.MapType, OneOf: oneOf}
 	for _, e := range entries {

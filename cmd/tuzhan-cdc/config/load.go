@@ -81,7 +81,7 @@ func (l *loader) fileKeys() []entry {
 		key("source", nested(l.sourceKeys(), nil, "dsn", "dsnFile"), "the CRM's database").required(),
 		key("platform", nested(l.platformKeys(), nil, "appSecret", "appSecretFile", "token", "tokenFile"), "the Tuzhan platform").required(),
 		key("delivery", nested(l.deliveryKeys(), l.delivery), "what is in memory and on the way"),
-		key("state", nested(l.stateKeys(), l.state), "where checkpoint, intents of points and dead letters are kept"),
+		key("state", nested(l.stateKeys(), l.state).atMostOne("path", "dsn", "dsnFile"), "where checkpoint, intents of points and dead letters are kept"),
 		key("server", nested(l.serverKeys(), l.server), "the status server"),
 		key("log", nested(l.logKeys(), l.log), "what is logged, to standard error"),
 		key("mappingFiles", list(strict.Shape{Type: strict.TextType, What: "glob"}), "files with further mappings, tables and tests; they count from this file's folder"),
@@ -92,7 +92,7 @@ func (l *loader) fileKeys() []entry {
 func (l *loader) mappingFileKeys() []entry {
 	m := mapping.MappingShape()
 	table := strict.Shape{Type: strict.MapType, Keys: mapping.TableKeys()}
-	test := strict.Shape{Type: strict.MapType, Keys: mapping.TestKeys()}
+	test := mapping.TestShape()
 	return []entry{
 		key("mappings", value{Shape: strict.Shape{Type: strict.ListType, Values: &m}}, "which tables, which changes, and what becomes of them"),
 		key("tables", value{Shape: strict.Shape{Type: strict.MapType, Values: &table}}, "by `schema.table`: the columns that tests need; `tuzhan-cdc test --record-tables` writes them"),
@@ -209,7 +209,7 @@ func (l *loader) platformKeys() []entry {
 		key("tokenFile", l.secretFile(&p.Token), "a file that holds it, instead; read again when the token is refused"),
 		key("paths", nested(l.pathKeys(), nil), "the API's paths, below `baseURL`, or whole URLs"),
 		key("pointAPI", enum(&p.PointAPI, "increase", "open"), "`open`: points go to the open API, with other fields and a `relateBizCode` (see [Points](#points))"),
-		key("encryption", nested(l.encryptionKeys(), l.encryption, "key", "keyFile"), "of points, as the app's \"secure data transfer\" is configured (see [Encryption](#encryption))").or("off"),
+		key("encryption", nested(l.encryptionKeys(), l.encryption, "key", "keyFile").atMostOne("iv", "ivFile"), "of points, as the app's \"secure data transfer\" is configured (see [Encryption](#encryption))").or("off"),
 		key("timeout", l.duration(&p.Timeout), "for one request"),
 		key("requestsPerSecond", rate, "of all senders together; 0: no limit"),
 	}

@@ -83,9 +83,9 @@ Exit codes: 0 fine, 1 failed, 2 the configuration or the command line is wrong.`
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w\nsee `%s --help`", err, c.CommandPath())}
 	})
-	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().StringP("config", "c", "tuzhan-cdc.yaml", "the configuration `file`")
-	root.AddCommand(runCommand(), checkCommand(), testCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), slotCommand(), schemaCommand(), versionCommand(), demoCommand())
+	root.AddCommand(runCommand(), checkCommand(), testCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), slotCommand(), schemaCommand(), versionCommand(), demoCommand(), manCommand())
+	arrange(root)
 	return root
 }
 

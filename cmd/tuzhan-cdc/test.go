@@ -165,7 +165,7 @@ func (t *testReport) summary(n, failed int, record bool) string {
 	}
 	text := fmt.Sprintf("%s, %s", t.green(fmt.Sprintf("%d passed", n-failed)), t.red(fmt.Sprintf("%d failed", failed)))
 	if !record {
-		text += "; where what came is right: tuzhan-cdc test --record -c " + shellWord(t.file)
+		text += "; where what came is right: tuzhan-cdc test --record -c " + pasteable(t.file)
 	}
 	return text
 }
@@ -251,8 +251,8 @@ func (t *testReport) json(results []mapping.Result) []testJSON {
 	return list
 }
 
-// shellWord quotes a word for a shell where it needs it.
-func shellWord(s string) string {
+// pasteable quotes a word for a shell where it needs it.
+func pasteable(s string) string {
 	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
 		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:@%+=,", r)
 	}) {

@@ -46,6 +46,19 @@ func LoadMappings(path string, env func(string) (string, bool)) (*Config, error)
 	return loadAs(path, env, (*loader).mappingsOnly)
 }
 
+// Mappings lists what can be read of the mappings, for a shell that completes their names: what is wrong with the files is for others to say.
+func Mappings(path string, env func(string) (string, bool)) []mapping.Summary {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	cfg := defaults()
+	cfg.File = path
+	l := &loader{cfg: &cfg, env: env, ps: &strict.Problems{}}
+	l.mappingsOnly(strict.Parse(path, data, env, l.ps))
+	return cfg.Mappings.List()
+}
+
 // loader fills cfg from the file and notes what is wrong in ps.
 type loader struct {
 	cfg *Config

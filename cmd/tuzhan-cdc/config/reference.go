@@ -95,3 +95,47 @@ func defaultCell(k strict.Key) string {
 	}
 	return k.Default
 }
+
+// Manual gives tuzhan-cdc.yaml(5), in the Markdown that go-md2man reads.
+func Manual(version string) string {
+	cfg := defaults()
+	l := &loader{cfg: &cfg, ps: &strict.Problems{}}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%% TUZHAN-CDC.YAML 5 \"\" \"tuzhan-cdc %s\" \"tuzhan-cdc\"\n\n", version)
+	b.WriteString(`# NAME
+tuzhan-cdc.yaml - configuration of tuzhan-cdc
+
+# DESCRIPTION
+One YAML file. Unknown keys are errors. **${NAME}** and **${NAME:-default}** in any value read the environment, after the YAML was parsed. Every secret may come from a file
+instead, by its key that ends with File. Durations are written 200ms, 10s, 15m, 2h, 90d; sizes 500KB, 8MiB, 10GiB. **tuzhan-cdc check** finds what is wrong.
+
+# KEYS
+`)
+	manual(&b, "", mapShape(l.fileKeys()).Keys, true)
+	b.WriteString("\n# MAPPINGS\nWhat stands in **mappings**, a list. The fields below point, event and groupRelation are the platform's.\n\n")
+	manual(&b, "", mapping.Keys(), false)
+	b.WriteString("\n# TABLES AND TESTS\nWhat **tuzhan-cdc test** runs.\n\n")
+	manual(&b, "tables.TABLE.", mapping.TableKeys(), false)
+	manual(&b, "tests[].", mapping.TestKeys(), false)
+	b.WriteString("\n# SEE ALSO\n**tuzhan-cdc(1)**, **tuzhan-cdc-check(1)**, **tuzhan-cdc-test(1)**\n")
+	return b.String()
+}
+
+func manual(b *strings.Builder, prefix string, keys []strict.Key, deep bool) {
+	for _, k := range keys {
+		isBlock := deep && k.Type == strict.MapType && k.Values == nil
+		if isBlock {
+			manual(b, prefix+k.Name+".", k.Keys, true)
+			continue
+		}
+		notes := []string{word(k.Shape)}
+		switch {
+		case k.Required || k.Default == "required":
+			notes = append(notes, "required")
+		case k.Default != "":
+			notes = append(notes, "default: "+k.Default)
+		}
+		meaning, _, _ := strings.Cut(describe(k), "\n")
+		fmt.Fprintf(b, "**%s** (%s)\n: %s\n\n", prefix+k.Name, strings.Join(notes, "; "), meaning)
+	}
+}

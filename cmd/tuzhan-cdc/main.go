@@ -55,6 +55,8 @@ func execute(ctx context.Context, args []string, std streams) int {
 	switch {
 	case err == nil:
 		return 0
+	case errors.Is(err, errQuiet) && errors.As(err, &usage):
+		return exitUsage
 	case errors.Is(err, errQuiet):
 		return exitFailed
 	case errors.As(err, &usage):

@@ -48,9 +48,10 @@ func TestWithExpectation(t *testing.T) {
 		text string
 		n    int
 	}{
-		"one line":               {"tests:\n  - {op: insert, expect: []}\n", 0},
-		"a list in brackets":     {"tests: [{op: insert, expect: []}]\n", 0},
-		"an anchor that is used": {"tests:\n  - op: insert\n    expect: &e []\n  - op: delete\n    expect: *e\n", 0},
+		"one line":                     {"tests:\n  - {op: insert, expect: []}\n", 0},
+		"a list in brackets":           {"tests: [{op: insert, expect: []}]\n", 0},
+		"an anchor that is used":       {"tests:\n  - op: insert\n    expect: &e []\n  - op: delete\n    expect: *e\n", 0},
+		"a key behind a question mark": {"tests:\n  - op: insert\n    ? expect\n    : []\n", 0},
 	} {
 		line, column := placeOf(t, c.text, c.n)
 		if got, err := withExpectation([]byte(c.text), line, column, want); err == nil {

@@ -101,16 +101,24 @@ func (r *checkReport) print(w io.Writer) error {
 // folded joins tables that are all fine: there may be hundreds.
 func folded(list []postgres.Finding) []postgres.Finding {
 	var out []postgres.Finding
+	at := map[string]int{} // by text, in out
 	for _, f := range list {
 		name, isTable := strings.CutPrefix(f.Subject, "table ")
-		if last := len(out) - 1; isTable && last >= 0 && f.Severity == postgres.SeverityOK && out[last].Severity == f.Severity && out[last].Text == f.Text && out[last].Cure+f.Cure == "" &&
-			strings.HasPrefix(out[last].Subject, "table") {
-			first, _ := strings.CutPrefix(out[last].Subject, "table ")
-			first, _ = strings.CutPrefix(first, "tables ")
-			out[last].Subject = "tables " + first + ", " + name
+		if !isTable || f.Severity != postgres.SeverityOK || f.Cure != "" {
+			out = append(out, f)
 			continue
 		}
-		out = append(out, f)
+		i, ok := at[f.Text]
+		if !ok {
+			at[f.Text] = len(out)
+			out = append(out, f)
+			continue
+		}
+		all, isFirst := strings.CutPrefix(out[i].Subject, "table ")
+		if isFirst {
+			all = "tables " + all
+		}
+		out[i].Subject = all + ", " + name
 	}
 	return out
 }

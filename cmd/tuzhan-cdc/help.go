@@ -54,7 +54,12 @@ func complete(c *cobra.Command) {
 	switch {
 	case c.ValidArgsFunction != nil:
 	case c.Name() == "backfill":
-		c.ValidArgsFunction = completeMappings
+		c.ValidArgsFunction = func(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return completeMappings(c, args, word)
+		}
 	case c.Name() == "man":
 		c.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
@@ -68,14 +73,18 @@ func complete(c *cobra.Command) {
 }
 
 // completeMappings offers the names of the mappings in the file that -c names, with their tables.
-func completeMappings(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+func completeMappings(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 	path, err := c.Flags().GetString("config")
-	if err != nil || len(args) > 0 && c.ValidArgsFunction != nil && !c.Flags().Changed("mapping") && c.Name() == "backfill" {
+	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var words []string
 	for _, m := range config.Mappings(path, environment) {
-		words = append(words, cobra.CompletionWithDesc(m.Name, m.Kind.String()+" of "+m.Table))
+		what := ""
+		if m.Kind != 0 { // a mapping with problems has its name only
+			what = m.Kind.String() + " of " + m.Table
+		}
+		words = append(words, cobra.CompletionWithDesc(m.Name, what))
 	}
 	return words, cobra.ShellCompDirectiveNoFileComp
 }

@@ -140,9 +140,9 @@ func (l *loader) mappingsOnly(n strict.Node) {
 		return
 	}
 	l.root = n
-	fields := map[string]strict.Node{}
-	for _, p := range n.Pairs() {
-		fields[p.Key.Raw()] = p.Value
+	fields := n.Fields(strict.Names(mapShape(l.fileKeys()).Keys)...)
+	if !n.IsMap() && !n.IsNull() {
+		return
 	}
 	only := func(n strict.Node, key string, read func(strict.Node)) {
 		if !n.IsMap() {

@@ -127,20 +127,12 @@ type decoder struct {
 	m   *mapping
 }
 
-// later are keys that a mapping will take; a key that nobody honours is refused.
-func later() []string { return []string{"tests"} }
-
 func (d *decoder) mapping(n strict.Node) {
 	if !n.IsMap() {
 		d.ps.Add(n, "want a mapping with name, table, on, and one of point, event, groupRelation; got %s", n.Kind())
 		return
 	}
-	fields := n.Fields(append([]string{"name", "table", "on", "when", "orderBy", "point", "event", "groupRelation", "uncertain", "onChange", "maxPerMinute"}, later()...)...)
-	for _, name := range later() {
-		if at := fields[name]; !at.IsZero() {
-			d.ps.Add(at, "%s is not supported yet: take it out", name)
-		}
-	}
+	fields := n.Fields(strict.Names(Keys())...)
 	d.name(n, fields["name"])
 	d.table(n, fields["table"])
 	d.on(n, fields["on"])

@@ -23,7 +23,8 @@ func TestProblems(t *testing.T) {
 		{eventHead + eventBody + "  point: {}\n", "m.yaml:1:3: a mapping makes exactly one of point, event, groupRelation; this one has point and event"},
 		{eventHead + eventBody + eventHead + eventBody, "m.yaml:5:9: name: another mapping has the name m: m.yaml:1"},
 		{eventHead + "  whn: 'true'\n" + eventBody, `m.yaml:4:3: unknown key "whn": did you mean "when"?`},
-		{eventHead + "  maxPerMinute: 0\n  tests: []\n" + eventBody, "m.yaml:4:17: maxPerMinute: want a whole number from 1 to 2147483647, got \"0\"\nm.yaml:5:10: tests is not supported yet: take it out"},
+		{eventHead + "  maxPerMinute: 0\n  tests: []\n" + eventBody, "m.yaml:4:17: maxPerMinute: want a whole number from 1 to 2147483647, got \"0\"\nm.yaml:5:3: unknown key \"tests\"\n" +
+			"    Known here: name, table, on, when, orderBy, point, event, groupRelation, uncertain, onChange, maxPerMinute."},
 		{"- name: a b\n  table: a.b.c\n  on: [insert, delte, insert]\n" + eventBody, "m.yaml:1:9: name: want up to 100 letters, digits, -, _ and ., beginning with a letter or digit\n" +
 			`m.yaml:2:10: table: want schema.table, with double quotes around a name that holds a dot: crm."a.b"` + "\n" +
 			`m.yaml:3:16: on: want insert, update, delete or snapshot, got "delte": did you mean "delete"?` + "\nm.yaml:3:23: on: insert comes twice"},

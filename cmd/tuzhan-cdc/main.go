@@ -55,6 +55,8 @@ func execute(ctx context.Context, args []string, std streams) int {
 	switch {
 	case err == nil:
 		return 0
+	case errors.Is(err, errQuiet) && errors.As(err, &usage):
+		return exitUsage
 	case errors.Is(err, errQuiet):
 		return exitFailed
 	}
@@ -87,9 +89,10 @@ Exit codes: 0 fine, 1 failed, 2 the configuration or the command line is wrong.`
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w\nsee `%s --help`", err, c.CommandPath())}
 	})
-	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().StringP("config", "c", defaultConfig, "the configuration `file`")
-	root.AddCommand(initCommand(), runCommand(), checkCommand(), previewCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), slotCommand(), versionCommand(), demoCommand())
+	root.AddCommand(initCommand(), runCommand(), checkCommand(), previewCommand(), testCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), slotCommand(), schemaCommand(), versionCommand(),
+		demoCommand(), manCommand())
+	arrange(root)
 	return root
 }
 

@@ -35,7 +35,7 @@ COMMENT ON COLUMN mem.members.points IS '积分余额，由积分流水累计';
 
 CREATE TABLE mem.point_logs (
     log_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    member_no  varchar(20) NOT NULL REFERENCES mem.members ON DELETE CASCADE,
+    member_no  varchar(20) NOT NULL,
     phone      varchar(20),
     openid     varchar(64),
     change     integer NOT NULL,
@@ -45,7 +45,7 @@ CREATE TABLE mem.point_logs (
     operator   text,
     created_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE  mem.point_logs IS '积分流水：只增不改';
+COMMENT ON TABLE  mem.point_logs IS '积分流水：只增不改，会员注销后仍保留';
 COMMENT ON COLUMN mem.point_logs.phone IS '由触发器从会员填入';
 COMMENT ON COLUMN mem.point_logs.change IS '变动：正为增加，负为扣减';
 COMMENT ON COLUMN mem.point_logs.source IS 'tuzhan：平台活动发的积分，同步回 CRM 的，不能再发回去';

@@ -142,7 +142,11 @@ func (e example) covered(t *testing.T, r *rig) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	readme := e.read(t, "README.md")
 	for _, name := range cfg.Mappings.Names() {
+		if e.dir != "recipes" && !strings.Contains(readme, "`"+name+"`") {
+			t.Errorf("README.md does not say what mapping %s is for", name)
+		}
 		if !slices.ContainsFunc(results, func(x struct{ Mapping string }) bool { return x.Mapping == name }) {
 			t.Errorf("mapping %s has no test", name)
 		}

@@ -66,7 +66,7 @@ func TestExamples(t *testing.T) {
 func (e example) walk(t *testing.T) {
 	db := pgtest.Server(t).Database(t)
 	r := e.rig(t, db)
-	e.covered(t, r)
+	e.documented(t, r)
 	db.Exec(t, e.read(t, "schema.sql"))
 
 	full := pgtest.Rows[string](t, db, `SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relreplident = 'f' ORDER BY 1`)
@@ -127,16 +127,11 @@ func (e example) read(t *testing.T, name string) string {
 	return string(text)
 }
 
-// covered runs the example's tests, of which each mapping has one.
-func (e example) covered(t *testing.T, r *rig) {
+// documented runs the example's tests, and looks for each mapping in its README.
+func (e example) documented(t *testing.T, r *rig) {
 	t.Helper()
-	out, errs, code := r.run("test", "--output", "json")
-	if code != 0 {
+	if out, errs, code := r.run("test"); code != 0 {
 		t.Fatalf("test: exit %d\n%s%s", code, out, errs)
-	}
-	var results []struct{ Mapping string }
-	if err := json.Unmarshal([]byte(out), &results); err != nil {
-		t.Fatalf("%v in %s", err, out)
 	}
 	cfg, err := config.LoadMappings(r.file, os.LookupEnv)
 	if err != nil {
@@ -146,9 +141,6 @@ func (e example) covered(t *testing.T, r *rig) {
 	for _, name := range cfg.Mappings.Names() {
 		if e.dir != "recipes" && !strings.Contains(readme, "`"+name+"`") {
 			t.Errorf("README.md does not say what mapping %s is for", name)
-		}
-		if !slices.ContainsFunc(results, func(x struct{ Mapping string }) bool { return x.Mapping == name }) {
-			t.Errorf("mapping %s has no test", name)
 		}
 	}
 }

@@ -426,9 +426,17 @@ func (t *Tests) Run(x *Test, o Options) Result {
 	if r.Problems = found.Errors.All(); len(r.Problems) > 0 {
 		return r
 	}
-	var out connector.Output
-	t.set.Mapper(o).Map(x.change, connector.Part{Only: x.Mapping}, &out)
-	all, err := outcome(&out)
+	all, err := t.outcome(x, o)
+	if err == nil && o.TimeZone == nil { // the database's will count, which is not known here: does it matter?
+		elsewhere := o
+		elsewhere.TimeZone = time.FixedZone("", -11*60*60)
+		var other *Tree
+		if other, err = t.outcome(x, elsewhere); err == nil && !other.equal(all) {
+			r.Problems = []strict.Problem{{File: x.File, Line: x.Line, Column: x.node.Column(), Text: "what comes depends on the time zone, which without source.timeZone is the database's",
+				Hint: "Set it, for example source: {timeZone: Asia/Shanghai}."}}
+			return r
+		}
+	}
 	if err != nil {
 		r.Problems = []strict.Problem{{File: x.File, Line: x.Line, Column: x.node.Column(), Text: err.Error()}}
 		return r
@@ -448,8 +456,10 @@ func (t *Tests) Run(x *Test, o Options) Result {
 	return r
 }
 
-// outcome writes what a mapping made of a change.
-func outcome(out *connector.Output) (*Tree, error) {
+// outcome maps the change of a test, and writes what came of it.
+func (t *Tests) outcome(x *Test, o Options) (*Tree, error) {
+	var out connector.Output
+	t.set.Mapper(o).Map(x.change, connector.Part{Only: x.Mapping}, &out)
 	if letters := append(slices.Clone(out.Letters), out.Misfits...); len(letters) > 0 {
 		reason := letters[0].Reason
 		if _, rest, ok := strings.Cut(reason, "): "); ok { // without mapping, file and line

@@ -242,3 +242,26 @@ tests:
 		}
 	})
 }
+
+// TestTestTimeZone: without source.timeZone a test whose outcome hangs on the database's can't be judged; others can.
+func TestTestTimeZone(t *testing.T) {
+	t.Parallel()
+	for value, depends := range map[string]bool{"${{ at }}": true, "${{ day }}": false, "${{ at.Year() }}": false, "${{ seen.Day() }}": true, "${{ commitTime.UnixMilli() }}": false} {
+		tests, ps := loadTests(t, `
+mappings:
+  - {name: m, table: crm.t, on: [insert], event: {eventKey: k, identities: [{identityType: id, identityValue: "1"}], eventargs: {x: "`+value+`"}}}
+tables: {crm.t: {key: [id], columns: {id: int, at: timestamp, day: date, seen: timestamptz}}}
+tests:
+  - {op: insert, new: {at: 2024-05-01 12:00, day: 2024-05-01, seen: 2024-05-01 01:00:00+00}}
+`, false)
+		if err := ps.Err(); err != nil {
+			t.Fatal(err)
+		}
+		if r := tests.Run(tests.List()[0], Options{}); depends != (len(r.Problems) == 1) {
+			t.Errorf("%s: problems %v", value, r.Problems)
+		}
+		if r := tests.Run(tests.List()[0], Options{TimeZone: shanghai}); len(r.Problems) > 0 {
+			t.Errorf("%s: problems %v", value, r.Problems)
+		}
+	}
+}

@@ -22,10 +22,36 @@ import (
 // Where the file can be read but is wrong the error is a *strict.Errors, with every problem of all files. No error shows a secret or
 // what an environment variable holds.
 func Load(path string, env func(string) (string, bool)) (*Config, error) {
-	return loadAs(path, env, (*loader).file)
+	return loaded(readFile(path, env, (*loader).file))
 }
 
-func loadAs(path string, env func(string) (string, bool), read func(*loader, strict.Node)) (*Config, error) {
+// LoadMappings reads of the same files what mappings need to be tested: mappings and tests, and of source and platform only timeZone, pointAPI and
+// paths.pointDecrease. So it asks for no secret, and for no variable but those in what it reads. The rest of Config is as by default.
+func LoadMappings(path string, env func(string) (string, bool)) (*Config, error) {
+	return loaded(readFile(path, env, (*loader).mappingsOnly))
+}
+
+// Mappings lists what can be read of the mappings, for a shell that completes their names: what is wrong with the files is for others to say.
+func Mappings(path string, env func(string) (string, bool)) []mapping.Summary {
+	l, err := readFile(path, env, (*loader).mappingsOnly)
+	if err != nil {
+		return nil
+	}
+	return l.cfg.Mappings.List()
+}
+
+func loaded(l *loader, err error) (*Config, error) {
+	if err == nil {
+		err = l.ps.Err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l.cfg, nil
+}
+
+// readFile has a file read, and notes what is wrong with it in the loader.
+func readFile(path string, env func(string) (string, bool), read func(*loader, strict.Node)) (*loader, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w (-c names the file)", err)
@@ -34,29 +60,7 @@ func loadAs(path string, env func(string) (string, bool), read func(*loader, str
 	cfg.File = path
 	l := &loader{cfg: &cfg, env: env, ps: &strict.Problems{}}
 	read(l, strict.Parse(path, data, env, l.ps))
-	if err := l.ps.Err(); err != nil {
-		return nil, err
-	}
-	return &cfg, nil
-}
-
-// LoadMappings reads of the same files what mappings need to be tested: mappings and tests, and of source and platform only timeZone, pointAPI and
-// paths.pointDecrease. So it asks for no secret, and for no variable but those in what it reads. The rest of Config is as by default.
-func LoadMappings(path string, env func(string) (string, bool)) (*Config, error) {
-	return loadAs(path, env, (*loader).mappingsOnly)
-}
-
-// Mappings lists what can be read of the mappings, for a shell that completes their names: what is wrong with the files is for others to say.
-func Mappings(path string, env func(string) (string, bool)) []mapping.Summary {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil
-	}
-	cfg := defaults()
-	cfg.File = path
-	l := &loader{cfg: &cfg, env: env, ps: &strict.Problems{}}
-	l.mappingsOnly(strict.Parse(path, data, env, l.ps))
-	return cfg.Mappings.List()
+	return l, nil
 }
 
 // loader fills cfg from the file and notes what is wrong in ps.
@@ -136,9 +140,9 @@ func (l *loader) mappingsOnly(n strict.Node) {
 		return
 	}
 	l.root = n
-	fields := map[string]strict.Node{}
-	for _, p := range n.Pairs() {
-		fields[p.Key.Raw()] = p.Value
+	fields := n.Fields(strict.Names(mapShape(l.fileKeys()).Keys)...)
+	if !n.IsMap() && !n.IsNull() {
+		return
 	}
 	only := func(n strict.Node, key string, read func(strict.Node)) {
 		if !n.IsMap() {

@@ -32,6 +32,7 @@ func TestProblems(t *testing.T) {
 		{"- name: m\n  table: crm.orders\n  on: insert\n" + eventBody, `m.yaml:3:7: on: want a list (- item), got "insert"`},
 		// expressions
 		{eventHead + "  when: status = 1\n" + eventBody, "m.yaml:4:16: unexpected \"=\"\n    Compare with ==."},
+		{eventHead + "  when: any(tags, # == 1)\n" + eventBody, "m.yaml:4:17: the expression ends too early\n    A # behind a blank begins a comment in YAML: put the value in quotes, '...'."},
 		{eventHead + "  when: ${{ paid }}\n" + eventBody, "m.yaml:4:9: when is an expression as it is: leave ${{ and }} away"},
 		{eventHead + "  when: shop == ${SHOP}\n" + eventBody, "m.yaml:4:17: when: an environment variable can't stand in an expression"},
 		{eventHead + "  when: 1 + 1\n  orderBy: '[id]'\n" + eventBody, "m.yaml:4:9: when: want true or false, but the expression gives a whole number\nm.yaml:5:13: orderBy: want one value, but the expression gives a list"},

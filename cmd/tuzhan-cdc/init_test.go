@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http/httptest"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
 )
 
@@ -118,13 +120,15 @@ func uncommented(text string) string {
 // checked fails the test where check finds anything about the file or its tables that is not fine.
 func (s *starterRig) checked(file string) {
 	s.t.Helper()
-	out, errs, code := s.run("check", "-c", file)
-	if code != 0 || !strings.Contains(out, "\n0 errors") {
-		s.t.Errorf("check -c %s: exit %d\n%s%s\n%s", file, code, out, errs, s.file(file))
+	out, errs, code := s.run("check", "-c", file, "--output", "json")
+	var found []checkFinding
+	if err := json.Unmarshal([]byte(out), &found); code != 0 || err != nil {
+		s.t.Errorf("check -c %s: exit %d, %v\n%s%s\n%s", file, code, err, out, errs, s.file(file))
 	}
-	for _, line := range strings.Split(out, "\n") {
-		if strings.HasPrefix(line, "warning") && !strings.Contains(line, "max_slot_wal_keep_size") && !strings.Contains(line, "inherit from it") {
-			s.t.Errorf("check -c %s: %s", file, line)
+	for _, f := range found {
+		known := strings.Contains(f.Subject+f.Text, "max_slot_wal_keep_size") || strings.Contains(f.Text, "inherit from it")
+		if f.Severity == postgres.SeverityError || f.Severity == postgres.SeverityWarning && !known {
+			s.t.Errorf("check -c %s: %+v", file, f)
 		}
 	}
 }

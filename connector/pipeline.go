@@ -49,6 +49,7 @@ type Pipeline struct {
 	counting  []tally             // the reader's goroutine only
 	settledAt map[RecordKey]bool  // Partial of the first checkpoint; the reader's goroutine only
 	out       Output              // the reader's goroutine only
+	spare     spareRecords
 
 	confirmed atomic.Uint64
 	written   atomic.Pointer[Checkpoint]
@@ -178,6 +179,9 @@ func (p *Pipeline) Change(c *Change) error {
 // take maps a change by part of the mappings: those of a track, or (nil) all that go together.
 func (p *Pipeline) take(c *Change, part Part, t *track) {
 	p.out.Reset()
+	if len(p.out.spare) == 0 {
+		p.out.spare = p.spare.take(p.out.spare)
+	}
 	p.mapper.Map(c, part, &p.out)
 	tracker := p.tracker
 	if t != nil {
@@ -323,11 +327,12 @@ func (p *Pipeline) Room() <-chan struct{} {
 }
 
 // Settle notes that a record needs no more work. The deliverer calls it once for each record it was given, after what must be
-// on disk (a dead letter) is there.
+// on disk (a dead letter) is there, and does not touch the record any more.
 func (p *Pipeline) Settle(r *Record) {
 	if !settlesUnsent {
 		r.change.settle(r.RecordID)
 	}
+	p.spare.put(r)
 	p.checkDue()
 }
 
@@ -450,6 +455,28 @@ func (p *Pipeline) Progress() Progress {
 		MarkedTransactions: p.markedTransactions.Load(), MarkedChanges: p.markedChanges.Load(),
 		Open: open, Oldest: oldest, OldestTime: at, Checkpoint: p.written.Load(),
 	}
+}
+
+// spareRecords are settled records on their way back to the mapper.
+type spareRecords struct {
+	mu   sync.Mutex
+	list []*Record
+}
+
+func (s *spareRecords) put(r *Record) {
+	r.clear()
+	s.mu.Lock()
+	s.list = append(s.list, r)
+	s.mu.Unlock()
+}
+
+// take gives all that there are, and takes an empty slice to fill in exchange.
+func (s *spareRecords) take(empty []*Record) []*Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := s.list
+	s.list = empty[:0]
+	return list
 }
 
 // letterQueue holds dead letters on their way to the store.

@@ -63,7 +63,10 @@ type post struct {
 func (p *post) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (p *post) Submit(records []*Record) {
 	p.mu.Lock()
-	p.got = append(p.got, records...)
+	for _, r := range records { // a settled one is used again
+		kept := *r
+		p.got = append(p.got, &kept)
+	}
 	keep := p.keep
 	p.mu.Unlock()
 	for _, r := range records {

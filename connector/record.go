@@ -1,7 +1,9 @@
 package connector
 
 import (
+	"bytes"
 	"encoding/json"
+	"slices"
 	"time"
 )
 
@@ -53,7 +55,8 @@ const WholeChange = -1
 
 // Record is one payload that a mapping made from one change.
 //
-// Whoever is handed a record owns it until it is settled; nobody changes it after the mapper has let go of it.
+// Whoever is handed a record owns it until it is settled; nobody changes it after the mapper has let go of it. Once it is settled it is made anew for
+// another change (Output.Record): what outlives it is copied.
 type Record struct {
 	RecordID
 	Kind Kind
@@ -75,12 +78,25 @@ type Record struct {
 	Table string
 
 	change *openChange // set and read by the pipeline
+	keys   [2]uint64   // room for Keys
 }
 
-// Letter makes the dead letter of a record that is set aside.
+// maxSparePayload is how large a payload's buffer may be to be kept: a record that was large once must not stay so.
+const maxSparePayload = 2 << 10
+
+// clear makes the record as new, but for its buffers.
+func (r *Record) clear() {
+	payload, keys := r.Payload[:0], r.Keys[:0]
+	if cap(payload) > maxSparePayload {
+		payload = nil
+	}
+	*r = Record{Payload: payload, Keys: keys}
+}
+
+// Letter makes the dead letter of a record that is set aside. It shares nothing with the record.
 func (r *Record) Letter(class Class, reason string, answer *LetterAnswer, attempts int) *DeadLetter {
-	return &DeadLetter{RecordID: r.RecordID, Class: class, Kind: r.Kind, Table: r.Table, Reason: reason, Payload: r.Payload,
-		Envelope: r.Envelope, OptType: r.OptType, Keys: r.Keys, Decrease: r.Decrease, Attempts: attempts, Answer: answer,
+	return &DeadLetter{RecordID: r.RecordID, Class: class, Kind: r.Kind, Table: r.Table, Reason: reason, Payload: bytes.Clone(r.Payload),
+		Envelope: r.Envelope, OptType: r.OptType, Keys: slices.Clone(r.Keys), Decrease: r.Decrease, Attempts: attempts, Answer: answer,
 		Created: time.Now().UTC()}
 }
 

@@ -30,6 +30,8 @@ type tracker struct {
 	// tallies count the records of mappings with a brake, of the changes that this tracker has taken or that an earlier run had settled.
 	tallies tallies
 
+	spare *openChange // settled ones, to be used again: linked by next
+
 	settled *atomic.Uint64 // counts the changes that are settled; trackers share it
 
 	// How many the last checkpoint had: the next one's lists are made as long at once, since there may be many and they are made several times a second.
@@ -98,7 +100,13 @@ func (t *tracker) add(p Position, at time.Time, waiting int, done []RecordKey, c
 		t.settled.Add(1)
 		return nil
 	}
-	c := &openChange{tracker: t, position: p, commitTime: at, waiting: waiting, done: done,
+	c := t.spare
+	if c != nil {
+		t.spare = c.next
+	} else {
+		c = &openChange{}
+	}
+	*c = openChange{tracker: t, position: p, commitTime: at, waiting: waiting, done: done,
 		lowBefore: low, lowTime: lowTime, markBefore: t.mark, prev: t.last,
 		tallies: slices.Clone(counted)}
 	if t.last != nil {
@@ -111,7 +119,7 @@ func (t *tracker) add(p Position, at time.Time, waiting int, done []RecordKey, c
 	return c
 }
 
-// settle notes that one record of c is settled.
+// settle notes that one record of c is settled. Behind the last one c is used again for another change.
 func (c *openChange) settle(id RecordID) {
 	t := c.tracker
 	t.mu.Lock()
@@ -132,6 +140,8 @@ func (c *openChange) settle(id RecordID) {
 	}
 	t.open--
 	t.settled.Add(1)
+	*c = openChange{next: t.spare}
+	t.spare = c
 }
 
 // advance notes that lsn may be confirmed once all that was read so far is settled. It never goes back.

@@ -200,22 +200,15 @@ func areAll(names []string) string {
 	return strings.Join(names, ", ") + " are all"
 }
 
-// ownedRecord keeps a record's keys beside it: one allocation for both.
-type ownedRecord struct {
-	connector.Record
-	keys [2]uint64
-}
-
 func (m *mapper) record(b *bound, out *connector.Output, payload []byte, number int, envelope, optType string) {
 	r := &m.row
 	c := r.change
-	rec := &ownedRecord{Record: connector.Record{
-		RecordID: connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime, Number: number},
-		Kind:     b.kind, Envelope: envelope, OptType: optType, Decrease: r.decrease, Resend: b.resend, Table: b.tableName,
-	}}
-	rec.Payload = append(make([]byte, 0, len(payload)), payload...)
-	rec.Keys = append(rec.keys[:0], r.keys...)
-	out.Records = append(out.Records, &rec.Record)
+	rec := out.Record()
+	rec.RecordID = connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime, Number: number}
+	rec.Kind, rec.Envelope, rec.OptType, rec.Decrease, rec.Resend, rec.Table = b.kind, envelope, optType, r.decrease, b.resend, b.tableName
+	rec.Payload = append(rec.Payload, payload...)
+	rec.Keys = append(rec.Keys, r.keys...)
+	out.Records = append(out.Records, rec)
 }
 
 // letter makes the dead letter of a change that b could not map.

@@ -156,7 +156,7 @@ func stateLocation(cfg *config.Config) state.Location {
 
 func sourceConfig(cfg *config.Config) postgres.Config {
 	return postgres.Config{DSN: cfg.Source.DSN.Reveal(), Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Uses: uses(cfg.Mappings),
-		ColumnLists: cfg.Source.ColumnLists, Points: cfg.Mappings.Has(connector.Point), Heartbeat: cfg.Source.Heartbeat, Failover: cfg.Source.Failover}
+		ColumnLists: cfg.Source.ColumnLists, ReadInBursts: cfg.Source.ReadInBursts, Points: cfg.Mappings.Has(connector.Point), Heartbeat: cfg.Source.Heartbeat, Failover: cfg.Source.Failover}
 }
 
 // uses tells the source what the mappings want published.

@@ -44,6 +44,7 @@ type Ports struct {
 	Platform connector.Platform
 	Store    connector.Store
 	// Settle is called once for each record that was submitted and needs no more work, before a record behind it is sent. It must not block or call back.
+	// It may use the record again: the Delivery does not look at it any more.
 	Settle func(*connector.Record)
 	// CountOpen counts the open dead letters in the store that count for MaxDeadLetters.
 	CountOpen func(context.Context) (int, error)
@@ -69,6 +70,8 @@ type Delivery struct {
 	counts   map[string]*Count
 	// failing records fail alone and are not settled; their payloads have failingBytes.
 	failing, failingBytes int
+
+	woken []*endpoint // scratch
 }
 
 // Count is what became of one mapping's records in this process.
@@ -226,33 +229,42 @@ func (d *Delivery) settle(items []*item, letters map[*item]*connector.DeadLetter
 		}
 	}
 	d.mu.Lock()
-	var woken []*endpoint
+	woken := d.woken[:0]
+	var retries []retried
 	for _, it := range items {
-		if it.retry == nil {
-			d.ports.Settle(it.rec)
-		}
-		woken = d.queue.settle(it, woken)
-		if it.failure != nil && it.failure.alone {
-			d.cleared(it)
-		}
 		if letters[it] == nil {
 			c := d.count(it.rec.Mapping)
 			c.Delivered++
 			c.inARow = 0
 		}
+		if it.retry == nil {
+			d.ports.Settle(it.rec)
+			it.rec = nil // it is used again
+		} else {
+			retries = append(retries, retried{it.retry.Done, letters[it]})
+		}
+		woken = d.queue.settle(it, woken)
+		if it.failure != nil && it.failure.alone {
+			d.cleared(it)
+		}
+		d.queue.recycle(it)
 	}
 	d.pause.delivered(len(items) - len(letters))
 	for _, e := range woken {
 		e.rouse()
 	}
+	d.woken = woken
 	d.openRoom()
 	d.mu.Unlock()
-	for _, it := range items {
-		if it.retry != nil {
-			it.retry.Done(letters[it])
-		}
+	for _, retry := range retries {
+		retry.done(retry.letter)
 	}
 	return true
+}
+
+type retried struct {
+	done   func(*connector.DeadLetter)
+	letter *connector.DeadLetter
 }
 
 // openRoom tells those who wait for room that there is some.

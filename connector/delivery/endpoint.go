@@ -16,6 +16,7 @@ type endpoint struct {
 	lanes   []*lane
 	wake    chan struct{} // holds a token for each idle sender that should look
 	flying  int           // requests in flight
+	began   time.Time     // when the last request began
 	// limit is most, or less after requests of that many records have timed out.
 	limit int
 

@@ -19,10 +19,17 @@ type queue struct {
 
 	pending      int // records that are not settled
 	pendingBytes int
+
+	// Those of settled records, to be used again: a record costs no allocation here.
+	spareItems []*item
+	spareLines *line
 }
 
 // line is the records that share one order key, in commit order.
-type line struct{ head, tail *link }
+type line struct {
+	head, tail *link
+	spare      *line // the next one that may be used again
+}
 
 // link is an item's place in one line.
 type link struct {
@@ -34,11 +41,13 @@ type link struct {
 
 // item is a record on its way. There are many: its size counts.
 type item struct {
-	rec    *connector.Record
+	rec    *connector.Record // nil once it is settled
+	size   int               // of its payload
 	lane   *lane
 	serial uint64
 	ready  uint64 // queue.serial when it became ready
 	links  []link
+	room   [2]link // for links
 	// batch and covered: in how many lines the item before this one is in the batch being filled.
 	batch   uint64
 	covered int32
@@ -138,15 +147,44 @@ func (q *queue) push(it *item) {
 	it.lane.ready.push(it)
 }
 
+// item gives an empty one.
+func (q *queue) item() *item {
+	n := len(q.spareItems)
+	if n == 0 {
+		return &item{}
+	}
+	it := q.spareItems[n-1]
+	q.spareItems = q.spareItems[:n-1]
+	return it
+}
+
+// recycle takes a settled item back. One that has failed may still be known elsewhere: it is left to the garbage collector.
+func (q *queue) recycle(it *item) {
+	if it.failure == nil && it.attempts <= 1 && it.retry == nil {
+		*it = item{}
+		q.spareItems = append(q.spareItems, it)
+	}
+}
+
 // add takes a record and returns the lane in which it is ready, or nil where it has to wait for another.
 func (q *queue) add(rec *connector.Record, end *endpoint, retry *Retry) *lane {
 	q.serial++
-	it := &item{rec: rec, serial: q.serial, links: make([]link, len(rec.Keys)), retry: retry}
+	it := q.item()
+	it.rec, it.size, it.serial, it.retry = rec, len(rec.Payload), q.serial, retry
+	if len(rec.Keys) > len(it.room) {
+		it.links = make([]link, len(rec.Keys))
+	} else {
+		it.links = it.room[:len(rec.Keys)]
+	}
 	it.lane = q.lane(laneKey{rec.Endpoint(), rec.Envelope, retry != nil}, end, rec.OptType == "update")
 	for i, key := range rec.Keys {
 		ln := q.lines[key]
 		if ln == nil {
-			ln = &line{}
+			if ln = q.spareLines; ln != nil {
+				q.spareLines, ln.spare = ln.spare, nil
+			} else {
+				ln = &line{}
+			}
 			q.lines[key] = ln
 		}
 		it.links[i] = link{item: it, line: ln, key: key}
@@ -201,12 +239,14 @@ func (q *queue) lane(key laneKey, end *endpoint, alone bool) *lane {
 // woken.
 func (q *queue) settle(it *item, woken []*endpoint) []*endpoint {
 	q.pending--
-	q.pendingBytes -= len(it.rec.Payload)
+	q.pendingBytes -= it.size
 	for i := range it.links {
 		k := &it.links[i]
 		k.line.head = k.next
 		if k.next == nil {
 			delete(q.lines, k.key)
+			*k.line = line{spare: q.spareLines}
+			q.spareLines = k.line
 			continue
 		}
 		next := k.next.item
@@ -241,7 +281,7 @@ func (q *queue) take(l *lane, batch uint64, most, maxBytes int, probe bool) []*i
 	items := make([]*item, 0, min(most, l.len()))
 	bytes := 0
 	fits := func(it *item) bool {
-		return len(items) == 0 || (len(items) < most && bytes+len(it.rec.Payload)+1 <= maxBytes)
+		return len(items) == 0 || (len(items) < most && bytes+it.size+1 <= maxBytes)
 	}
 	// What was tried goes by itself: so nothing else is blamed when it fails again.
 	tried := l.len() > 0 && l.source(probe) == &l.tried
@@ -253,7 +293,7 @@ func (q *queue) take(l *lane, batch uint64, most, maxBytes int, probe bool) []*i
 			followers = followers[1:]
 			it.taken = true
 			items = append(items, it)
-			bytes += len(it.rec.Payload) + 1
+			bytes += it.size + 1
 			if !l.alone && most > 1 && !tried {
 				followers = it.follow(l, batch, followers)
 			}

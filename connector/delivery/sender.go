@@ -54,6 +54,10 @@ func (d *Delivery) next(ctx context.Context, e *endpoint) (job, bool) {
 	}
 }
 
+// gather is how long a batch that is not full waits for more while another request of its endpoint, which began no earlier, is on its way. A source that
+// hands over row by row would else have each row sent by the next idle sender, each in a request of its own: 20 µs of CPU a row instead of 2.
+const gather = 2 * time.Millisecond
+
 // look takes what e may send now. With no job, wait says when to look again; 0: when roused.
 func (d *Delivery) look(e *endpoint) (j *job, wait time.Duration) {
 	if !e.waits() && !e.hasReady() {
@@ -82,8 +86,13 @@ func (d *Delivery) look(e *endpoint) (j *job, wait time.Duration) {
 		}
 		return nil, wait
 	}
-	if l.len() < most && !d.eager {
-		return nil, wait
+	if l.len() < most {
+		if !d.eager {
+			return nil, wait
+		}
+		if since := now.Sub(e.began); e.flying > 0 && since < gather {
+			return nil, gather - since
+		}
 	}
 	j = &job{end: e, items: d.take(l, most, false)}
 	if e.hasReady() || e.waits() {
@@ -210,6 +219,7 @@ func (d *Delivery) deliver(ctx, tail context.Context, j job) bool {
 	}
 	stranger := j.kind == fresh && items[0].failure == nil
 	req := &connector.Request{Endpoint: e.name, Envelope: items[0].lane.key.envelope, Records: make([]*connector.Record, len(items))}
+	began := time.Now()
 	d.mu.Lock()
 	for i, it := range items {
 		req.Records[i] = it.rec
@@ -218,6 +228,7 @@ func (d *Delivery) deliver(ctx, tail context.Context, j job) bool {
 	d.requests++
 	number := d.requests
 	e.flying++
+	e.began = began
 	d.mu.Unlock()
 	a := d.ports.Platform.Send(tail, req)
 	switch a.Verdict {

@@ -318,7 +318,7 @@ func (d *Delivery) failedAlone(e *endpoint, j job, now time.Time) {
 		if !it.failure.alone {
 			it.failure.alone = true
 			d.failing++
-			d.failingBytes += len(it.rec.Payload)
+			d.failingBytes += it.size
 		}
 	}
 	s.weak = e.taken == e.asked
@@ -338,7 +338,7 @@ func (d *Delivery) failedAlone(e *endpoint, j job, now time.Time) {
 // cleared takes a record off the list of those that fail alone, when it is settled.
 func (d *Delivery) cleared(it *item) {
 	d.failing--
-	d.failingBytes -= len(it.rec.Payload)
+	d.failingBytes -= it.size
 	if d.failing == 0 {
 		d.ports.Alarms.Clear(failingAlarm)
 	}
@@ -366,7 +366,7 @@ func (d *Delivery) relieve() {
 			if s.weak {
 				continue
 			}
-			w := weighed{s: s, end: e, records: 1, bytes: len(s.items[0].rec.Payload)}
+			w := weighed{s: s, end: e, records: 1, bytes: s.items[0].size}
 			if full {
 				w.records, w.bytes = s.items[0].weight()
 			}
@@ -390,10 +390,10 @@ func (d *Delivery) relieve() {
 
 // weight counts the records that wait for it, and itself.
 func (it *item) weight() (records, bytes int) {
-	records, bytes = 1, len(it.rec.Payload)
+	records, bytes = 1, it.size
 	for i := range it.links {
 		for k := it.links[i].next; k != nil; k = k.next {
-			records, bytes = records+1, bytes+len(k.item.rec.Payload)
+			records, bytes = records+1, bytes+k.item.size
 		}
 	}
 	return records, bytes
@@ -423,10 +423,11 @@ func (d *Delivery) giveUp(tail context.Context, j job) {
 	if j.suspect.age < d.cfg.GiveUpAfter {
 		reason += ", before delivery.giveUpAfter, because such records took half of delivery.maxPending or maxPendingBytes"
 	}
+	mapping := it.rec.Mapping
 	if d.letter(tail, it, class, f.answer, reason) && it.retry == nil {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.givenUp(it.rec.Mapping)
+		d.givenUp(mapping)
 	}
 }
 

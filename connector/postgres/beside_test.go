@@ -345,7 +345,7 @@ func TestSilence(t *testing.T) {
 	} {
 		b := &beside{timing: usualTiming}
 		b.seen.Store(c.seen.UnixNano())
-		s := &stream{src: &Source{timing: usualTiming}, sink: newRecorder(0, false), beside: b, heard: c.got, heardAt: c.heard, askedAt: now, toldAt: now}
+		s := &stream{src: &Source{timing: usualTiming}, frames: &frames{}, sink: newRecorder(0, false), beside: b, heard: c.got, heardAt: c.heard, askedAt: now, toldAt: now}
 		var gone *hungUp
 		if err := s.quiet(now); errors.As(err, &gone) != c.gone {
 			t.Errorf("%s: %v", c.name, err)
@@ -359,7 +359,7 @@ func TestPauseIsNoSilence(t *testing.T) {
 	long := time.Now().Add(-time.Hour)
 	b := &beside{timing: usualTiming}
 	b.seen.Store(long.UnixNano())
-	s := &stream{src: &Source{timing: usualTiming}, sink: newRecorder(0, false), beside: b, heardAt: long, askedAt: time.Now(), toldAt: time.Now()}
+	s := &stream{src: &Source{timing: usualTiming}, frames: &frames{}, sink: newRecorder(0, false), beside: b, heardAt: long, askedAt: time.Now(), toldAt: time.Now()}
 	room := make(chan struct{})
 	close(room)
 	if err := s.wait(t.Context(), room); err != nil {

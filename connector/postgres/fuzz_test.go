@@ -57,7 +57,7 @@ func TestRecorded(t *testing.T) {
 	s, sink := offline()
 	kinds := map[byte]bool{}
 	for _, m := range messages {
-		if err := s.message(t.Context(), &pgproto3.CopyData{Data: m}); err != nil {
+		if err := s.message(t.Context(), 'd', m); err != nil {
 			t.Fatalf("%q: %v", m, err)
 		}
 		kinds[kindOf(m)] = true
@@ -87,7 +87,7 @@ func TestCutMessages(t *testing.T) {
 			t.Fatalf("a message of kind %q with a byte too many was taken", kindOf(m))
 		}
 		s.inTx, s.commit, s.index = before.inTx, before.commit, before.index
-		if err := s.message(t.Context(), &pgproto3.CopyData{Data: m}); err != nil {
+		if err := s.message(t.Context(), 'd', m); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -95,7 +95,7 @@ func TestCutMessages(t *testing.T) {
 
 func wrong(t *testing.T, s *stream, sink *offlineSink, m []byte) bool {
 	n := len(sink.lines)
-	err := s.message(t.Context(), &pgproto3.CopyData{Data: m})
+	err := s.message(t.Context(), 'd', m)
 	return err != nil && len(sink.lines) == n
 }
 
@@ -284,7 +284,7 @@ func newPlayer(messages bool) *player {
 // play puts one message into the stream, and reports whether it was taken.
 func (p *player) play(t *testing.T, m []byte) bool {
 	kept := bytes.Clone(m)
-	err := p.s.message(t.Context(), &pgproto3.CopyData{Data: m})
+	err := p.s.message(t.Context(), 'd', m)
 	if !bytes.Equal(m, kept) {
 		t.Fatal("the message was written to")
 	}

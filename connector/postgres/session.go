@@ -17,13 +17,24 @@ var sessionParams = map[string]string{
 
 // connectReplication opens a connection in replication mode.
 func connectReplication(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
+	return connectStream(ctx, dsn, nil, false)
+}
+
+// connectStream does the same, for a stream that reads through f, in bursts where that may be.
+func connectStream(ctx context.Context, dsn string, f *frames, bursts bool) (*pgconn.PgConn, error) {
 	cfg, err := pgconn.ParseConfig(dsn)
 	if err != nil {
 		return nil, err
 	}
 	setSession(cfg.RuntimeParams)
 	cfg.RuntimeParams["replication"] = "database"
-	setDialer(cfg)
+	setDialer(cfg, nil)
+	if bursts {
+		setDialer(cfg, burstBuffers(cfg))
+	}
+	if f != nil {
+		cfg.BuildFrontend = f.buildFrontend
+	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
@@ -45,7 +56,7 @@ func Connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
 	}
 	setSession(cfg.RuntimeParams)
 	delete(cfg.RuntimeParams, "timezone") // the database's own TimeZone is to be seen
-	setDialer(&cfg.Config)
+	setDialer(&cfg.Config, nil)
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, cfg)

@@ -37,6 +37,8 @@ type Config struct {
 	Waiting func(bool)
 	// ColumnLists is source.columnLists: the publications name only the columns that the mappings read, and those of the replica identity.
 	ColumnLists bool
+	// ReadInBursts is source.readInBursts: while data flows over TCP from this machine, without TLS, the stream waits for more before it reads.
+	ReadInBursts bool
 	// TimeZone, where it is set, is called from Prepare with the database's setting before anything is changed; an error of it ends Prepare.
 	TimeZone func(string) error
 	// Published notes how the mapped tables are published, in place of what was noted before: connector.Saved.Published brings it back. It is called
@@ -71,6 +73,7 @@ type Source struct {
 	truncates  atomic.Uint64
 	reconnects atomic.Uint64
 	reports    atomic.Uint64
+	fallbacks  atomic.Uint64
 }
 
 // Status says how a source fares.
@@ -81,6 +84,8 @@ type Status struct {
 	WALEnd, Confirmed connector.LSN
 	// Truncates counts TRUNCATE messages, Reconnects connections that were lost.
 	Truncates, Reconnects uint64
+	// BurstFallbacks counts how often reading in bursts was given up because a message came to a halt on its way. Once is enough for this source.
+	BurstFallbacks uint64
 }
 
 // Reconnection waits between these, up to half longer or shorter.
@@ -111,7 +116,7 @@ func NewSource(cfg Config, p *Prepared, alarms *connector.Alarms, log *slog.Logg
 // Status gives a snapshot. Safe for concurrent use.
 func (s *Source) Status() Status {
 	return Status{State: *s.state.Load(), WALEnd: connector.LSN(s.walEnd.Load()), Confirmed: connector.LSN(s.confirmed.Load()),
-		Truncates: s.truncates.Load(), Reconnects: s.reconnects.Load()}
+		Truncates: s.truncates.Load(), Reconnects: s.reconnects.Load(), BurstFallbacks: s.fallbacks.Load()}
 }
 
 func (s *Source) setState(state string) { s.state.Store(&state) }
@@ -197,7 +202,9 @@ func newBackoff() *backoff.ExponentialBackOff {
 
 // once makes one connection and streams until it ends.
 func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()) error {
-	conn, err := connectReplication(ctx, s.cfg.DSN)
+	var f frames
+	bursts := s.cfg.ReadInBursts && s.fallbacks.Load() == 0
+	conn, err := connectStream(ctx, s.cfg.DSN, &f, bursts)
 	if err != nil {
 		return err
 	}
@@ -240,7 +247,7 @@ func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()
 	s.rel.connected()
 	streaming()
 	s.watch.due()
-	return s.streamBeside(ctx, &stream{conn: conn, sink: sink, src: s, beside: b, rel: s.rel, messages: messages})
+	return s.streamBeside(ctx, &stream{conn: conn, frames: &f, flow: flow{bursts: bursts && mayBurst(conn.Conn())}, sink: sink, src: s, beside: b, rel: s.rel, messages: messages})
 }
 
 // streamBeside runs the stream with the plain connection beside it.

@@ -12,7 +12,6 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 )
@@ -37,6 +36,8 @@ const (
 // stream is one replication connection from START_REPLICATION on. One goroutine owns it, for reading and for standby status.
 type stream struct {
 	conn   *pgconn.PgConn
+	frames *frames
+	flow   flow
 	sink   connector.Sink
 	src    *Source
 	beside *beside
@@ -86,25 +87,26 @@ func (s *stream) run(ctx context.Context) error {
 			}
 			continue
 		}
-		if s.conn.Frontend().ReadBufferLen() == 0 {
+		if !s.frames.whole() {
 			if err := s.beforeBlocking(ctx); err != nil {
 				return err
 			}
 		}
-		msg, err := s.conn.ReceiveMessage(context.Background())
+		kind, body, err := s.frames.next()
 		if err != nil {
 			if !isTimeout(err) {
 				return err
 			}
-			s.sink.Dry()
-			if err := s.quiet(time.Now()); err != nil {
+			now := time.Now()
+			s.dry(now)
+			if err := s.quiet(now); err != nil {
 				return err
 			}
 			s.deadline(ctx, tick)
 			continue
 		}
 		s.heard = true
-		if err := s.message(ctx, msg); err != nil {
+		if err := s.message(ctx, kind, body); err != nil {
 			return err
 		}
 		if s.sinceCk++; s.sinceCk >= timeCheck {
@@ -145,6 +147,9 @@ func (s *stream) listened(now time.Time) {
 // none comes, and nobody has seen it at work either, it is given up.
 func (s *stream) quiet(now time.Time) error {
 	s.listened(now)
+	if s.flow.stalled(now, s.frames.start < s.frames.end, s.frames.read) {
+		s.fallBack(now.Sub(s.flow.torn))
+	}
 	t := s.src.timing
 	switch silence := now.Sub(s.heardAt); {
 	case silence >= t.silent && !s.beside.vouches(now):
@@ -156,21 +161,60 @@ func (s *stream) quiet(now time.Time) error {
 	return s.report(now)
 }
 
+// fallBack gives reading in bursts up, for this source.
+func (s *stream) fallBack(halt time.Duration) {
+	s.flow.bursts = false
+	widen(s.conn.Conn())
+	s.src.fallbacks.Add(1)
+	s.src.log.Warn("reading in bursts is given up until the next start: a message came to a halt on its way from the server", "for", halt.Round(time.Millisecond),
+		"cure", "nothing to do; source.readInBursts: false keeps it off")
+}
+
 // beforeBlocking does what is due before a read that will block: all that was sent is handed over, so partly filled batches go out
 // (but in the middle of a transaction only after a moment, since its next rows are on their way).
 func (s *stream) beforeBlocking(ctx context.Context) error {
+	if !s.frames.drained { // the read before took all that it had room for: there is more
+		s.deadline(ctx, burstEnd)
+		return nil
+	}
 	now := time.Now()
 	s.listened(now)
+	if s.flow.runs(now, s.frames.read) {
+		return s.gather(ctx, now)
+	}
 	if s.inTx {
 		s.deadline(ctx, partlyDry)
 		return nil
 	}
-	s.sink.Dry()
+	s.dry(now)
 	if err := s.report(now); err != nil {
 		return err
 	}
 	s.deadline(ctx, tick)
 	return nil
+}
+
+// gather is beforeBlocking while data flows: what has come waits for more, but not for long.
+func (s *stream) gather(ctx context.Context, now time.Time) error {
+	if !s.inTx && now.Sub(s.flow.dryAt) >= flowDry {
+		s.dry(now)
+	}
+	if err := s.report(now); err != nil {
+		return err
+	}
+	if s.flow.bursts {
+		time.Sleep(burstPause)
+		s.deadline(ctx, burstEnd)
+		return nil
+	}
+	s.deadline(ctx, partlyDry)
+	return nil
+}
+
+// dry says that there is nothing more to read for now.
+func (s *stream) dry(now time.Time) {
+	s.flow.dryAt = now
+	s.sink.Dry()
 }
 
 func (s *stream) deadline(ctx context.Context, d time.Duration) {
@@ -248,29 +292,24 @@ func (s *stream) status(now time.Time, answer bool) error {
 }
 
 // message acts on one message of the connection.
-func (s *stream) message(ctx context.Context, msg pgproto3.BackendMessage) error {
-	switch m := msg.(type) {
-	case *pgproto3.CopyData:
-		if len(m.Data) == 0 {
+func (s *stream) message(ctx context.Context, kind byte, data []byte) error {
+	if kind != 'd' { // CopyData
+		return received(kind, data)
+	}
+	if len(data) == 0 {
+		return errCut
+	}
+	switch data[0] {
+	case pglogrepl.XLogDataByteID:
+		const header = 1 + 8 + 8 + 8 // type, start of the data, end of the WAL, time
+		if len(data) <= header {
 			return errCut
 		}
-		switch m.Data[0] {
-		case pglogrepl.XLogDataByteID:
-			const header = 1 + 8 + 8 + 8 // type, start of the data, end of the WAL, time
-			if len(m.Data) <= header {
-				return errCut
-			}
-			return s.decode(ctx, connector.LSN(binary.BigEndian.Uint64(m.Data[1:])), m.Data[header:])
-		case pglogrepl.PrimaryKeepaliveMessageByteID:
-			return s.keepAlive(m.Data)
-		}
-		return fmt.Errorf("unknown replication message %q", m.Data[0])
-	case *pgproto3.ErrorResponse:
-		return pgconn.ErrorResponseToPgError(m)
-	case *pgproto3.CopyDone, *pgproto3.CommandComplete, *pgproto3.ReadyForQuery:
-		return errEnded
+		return s.decode(ctx, connector.LSN(binary.BigEndian.Uint64(data[1:])), data[header:])
+	case pglogrepl.PrimaryKeepaliveMessageByteID:
+		return s.keepAlive(data)
 	}
-	return nil // notices and parameter changes
+	return fmt.Errorf("unknown replication message %q", data[0])
 }
 
 // errEnded says that the server ended the stream in good order: it is shutting down.

@@ -41,6 +41,8 @@ type Source struct {
 	TimeZone *time.Location
 	// ColumnLists says that only the columns that mappings read are published, and those of the replica identity. Needs PostgreSQL 15. Default false.
 	ColumnLists bool
+	// ReadInBursts says that the stream may be read in bursts, which happens where it helps: over TCP from this machine, without TLS. Default true.
+	ReadInBursts bool
 	// WALBudget is how much WAL, in bytes, the slot may keep before there is an alarm. Over 0; default 10 GiB.
 	WALBudget int64
 	// Heartbeat is how often a message is written into the WAL, to move the slot of an idle database on. 0, the default: never.
@@ -202,7 +204,7 @@ type Log struct {
 // defaults gives a Config with all that the file may leave out.
 func defaults() Config {
 	return Config{
-		Source:   Source{Slot: "tuzhan_cdc", Publication: "tuzhan_cdc", WALBudget: 10 << 30},
+		Source:   Source{Slot: "tuzhan_cdc", Publication: "tuzhan_cdc", ReadInBursts: true, WALBudget: 10 << 30},
 		Platform: Platform{PointAPI: "increase", Timeout: 10 * time.Second, Encryption: Encryption{KeyEncoding: "utf8", Encoding: "base64"}},
 		Delivery: Delivery{
 			Concurrency: 4, PointConcurrency: 16,

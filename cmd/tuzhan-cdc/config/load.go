@@ -189,6 +189,8 @@ func (l *loader) sourceKeys() []entry {
 		key("failover", boolean(&s.Failover), "`true`: the slot is one that standbys keep in step. PostgreSQL 17 or newer. See [Failover slots](#failover-slots)"),
 		key("columnLists", boolean(&s.ColumnLists),
 			"`true` (PostgreSQL 15 or newer): the publications name only the columns that mappings read, and those of the replica identity, so that no other column leaves the database. See [Column lists](#column-lists)"),
+		key("readInBursts", boolean(&s.ReadInBursts),
+			"while much comes, from this machine and without TLS, the stream waits up to 4 ms for more before it reads, which saves PostgreSQL and the connector most of their work. `false` turns it off. See [Speed](#speed)"),
 	}
 }
 

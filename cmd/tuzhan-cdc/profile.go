@@ -1,0 +1,43 @@
+//go:build pprof
+
+package main
+
+import (
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/pprof"
+	"syscall"
+)
+
+// With the build tag pprof (go build -tags pprof ./cmd/tuzhan-cdc) the program writes cpu.pprof and allocs.pprof into the directory
+// TUZHAN_CDC_PROFILE when it is told to stop. A released program has no profiler.
+func init() {
+	dir := os.Getenv("TUZHAN_CDC_PROFILE")
+	if dir == "" {
+		return
+	}
+	runtime.MemProfileRate = 16 << 10
+	cpu, err := os.Create(filepath.Join(dir, "cpu.pprof"))
+	if err != nil {
+		panic(err)
+	}
+	if err := pprof.StartCPUProfile(cpu); err != nil {
+		panic(err)
+	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	go func() {
+		<-stop
+		pprof.StopCPUProfile()
+		allocs, err := os.Create(filepath.Join(dir, "allocs.pprof"))
+		if err != nil {
+			panic(err)
+		}
+		if err := pprof.Lookup("allocs").WriteTo(allocs, 0); err != nil {
+			panic(err)
+		}
+		_ = allocs.Close()
+	}()
+}

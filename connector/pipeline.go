@@ -486,6 +486,7 @@ type letterQueue struct {
 	mu      sync.Mutex
 	queued  []queuedLetter
 	pending int           // queued or being stored
+	isFull  atomic.Bool   // full is not nil: asked before each change, so without a lock
 	full    chan struct{} // not nil while the queue is full; closed when it no longer is
 }
 
@@ -502,6 +503,7 @@ func (q *letterQueue) put(letters []*DeadLetter, c *openChange) {
 	q.pending += len(letters)
 	if q.pending >= maxQueuedLetters && q.full == nil {
 		q.full = make(chan struct{})
+		q.isFull.Store(true)
 	}
 	q.mu.Unlock()
 	select {
@@ -524,10 +526,14 @@ func (q *letterQueue) stored(n int) {
 	if q.pending -= n; q.pending < maxQueuedLetters && q.full != nil {
 		close(q.full)
 		q.full = nil
+		q.isFull.Store(false)
 	}
 }
 
 func (q *letterQueue) room() <-chan struct{} {
+	if !q.isFull.Load() {
+		return nil
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.full

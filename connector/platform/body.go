@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -53,6 +54,11 @@ func appendBatch(dst []byte, req *connector.Request) []byte {
 	if envelope == "" {
 		envelope = "{}" // publicParams is required, if need be empty
 	}
+	size := len(envelope) + 64
+	for _, r := range req.Records {
+		size += len(r.Payload) + 1
+	}
+	dst = slices.Grow(dst, size) // growing by appending would leave as much again to the garbage collector
 	dst = append(dst, `{"publicParams":`...)
 	dst = append(dst, envelope...)
 	dst = append(dst, `,"data":[`...)

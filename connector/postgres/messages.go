@@ -7,19 +7,40 @@ import (
 	"time"
 
 	"github.com/jackc/pglogrepl"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 )
 
-// parse reads a message of pgoutput protocol 1 that is no row: Begin, Commit, Relation, Truncate, Type, Origin, Message. pglogrepl.Parse would take
+// parseBegin reads a Begin message: the commit LSN and time of the transaction. Begin and Commit come with each transaction, and allocate nothing.
+func parseBegin(data []byte) (commit connector.LSN, at time.Time, err error) {
+	b := buffer{rest: data[1:]}
+	commit, at = connector.LSN(b.number64()), b.time()
+	b.number32() // the transaction's id
+	if b.cut {
+		return 0, time.Time{}, errCut
+	}
+	return commit, at, b.end()
+}
+
+// parseCommit reads a Commit message: the LSN of the commit, and that of its end.
+func parseCommit(data []byte) (commit, end connector.LSN, err error) {
+	b := buffer{rest: data[1:]}
+	b.number8() // flags
+	commit, end = connector.LSN(b.number64()), connector.LSN(b.number64())
+	b.number64() // the time, which Begin had
+	if b.cut {
+		return 0, 0, errCut
+	}
+	return commit, end, b.end()
+}
+
+// parse reads a message of pgoutput protocol 1 that is no row and comes rarely: Relation, Truncate, Type, Origin, Message. pglogrepl.Parse would take
 // some that are cut short, and panics at others; here what is not exactly a message is an error.
 // Formats: PostgreSQL documentation, "Logical Replication Message Formats".
 func parse(data []byte) (pglogrepl.Message, error) {
 	b := buffer{rest: data[1:]}
 	var m pglogrepl.Message
 	switch data[0] {
-	case 'B':
-		m = &pglogrepl.BeginMessage{FinalLSN: b.lsn(), CommitTime: b.time(), Xid: b.number32()}
-	case 'C':
-		m = &pglogrepl.CommitMessage{Flags: b.number8(), CommitLSN: b.lsn(), TransactionEndLSN: b.lsn(), CommitTime: b.time()}
 	case 'R':
 		m = b.relation()
 	case 'T':

@@ -334,10 +334,28 @@ func (s *stream) decode(ctx context.Context, start connector.LSN, data []byte) e
 	switch data[0] {
 	case 'I', 'U', 'D':
 		return s.takeRow(start, data)
-	case 'B', 'C', 'R', 'T', 'Y', 'O', 'M':
+	case 'B':
+		commit, at, err := parseBegin(data)
+		if err != nil {
+			return s.unread(data, err)
+		}
+		if err := s.releaseFirst(); err != nil {
+			return err
+		}
+		return s.begin(commit, at)
+	case 'C':
+		commit, end, err := parseCommit(data)
+		if err != nil {
+			return s.unread(data, err)
+		}
+		if err := s.releaseFirst(); err != nil {
+			return err
+		}
+		return s.end(commit, end)
+	case 'R', 'T', 'Y', 'O', 'M':
 		m, err := parse(data)
 		if err != nil {
-			return fmt.Errorf("message %q of pgoutput after position %s:%d: %w", data[0], s.commit, s.index, err)
+			return s.unread(data, err)
 		}
 		if message, ok := m.(*pglogrepl.LogicalDecodingMessage); ok { // it says itself what becomes of rows that were held back
 			return s.logicalMessage(message)
@@ -350,23 +368,34 @@ func (s *stream) decode(ctx context.Context, start connector.LSN, data []byte) e
 	return fmt.Errorf("unknown message %q of pgoutput after position %s:%d: this version speaks protocol 1", data[0], s.commit, s.index)
 }
 
+func (s *stream) unread(data []byte, err error) error {
+	return fmt.Errorf("message %q of pgoutput after position %s:%d: %w", data[0], s.commit, s.index, err)
+}
+
+func (s *stream) begin(commit connector.LSN, at time.Time) error {
+	s.rel.last = nil
+	if s.inTx {
+		return fmt.Errorf("a transaction begins inside another at %s", s.commit)
+	}
+	s.inTx, s.commit, s.at, s.index, s.skip = true, commit, at.UTC(), 0, false
+	return nil
+}
+
+func (s *stream) end(commit, end connector.LSN) error {
+	s.rel.last = nil
+	if !s.inTx || commit != s.commit {
+		return fmt.Errorf("a transaction that began with commit LSN %s ends with %s", s.commit, commit)
+	}
+	s.inTx = false
+	s.ended = end
+	s.src.walEnd.Store(max(s.src.walEnd.Load(), uint64(end)))
+	s.sink.Commit(commit, end, s.at)
+	return nil
+}
+
 func (s *stream) rare(ctx context.Context, m pglogrepl.Message) error {
 	s.rel.last = nil
 	switch m := m.(type) {
-	case *pglogrepl.BeginMessage:
-		if s.inTx {
-			return fmt.Errorf("a transaction begins inside another at %s", s.commit)
-		}
-		s.inTx, s.commit, s.at, s.index, s.skip = true, connector.LSN(m.FinalLSN), m.CommitTime.UTC(), 0, false
-	case *pglogrepl.CommitMessage:
-		if !s.inTx || connector.LSN(m.CommitLSN) != s.commit {
-			return fmt.Errorf("a transaction that began with commit LSN %s ends with %s", s.commit, connector.LSN(m.CommitLSN))
-		}
-		s.inTx = false
-		end := connector.LSN(m.TransactionEndLSN)
-		s.ended = end
-		s.src.walEnd.Store(max(s.src.walEnd.Load(), uint64(end)))
-		s.sink.Commit(s.commit, end, s.at)
 	case *pglogrepl.RelationMessage:
 		t, isNew, err := s.rel.note(ctx, m)
 		if err != nil {

@@ -96,6 +96,9 @@ func New(cfg Config, ports Ports, openLetters int) *Delivery {
 		e.wake = make(chan struct{}, e.senders)
 		e.backoff = newBackoff(cfg.BackoffInitial, cfg.BackoffMax)
 		d.queue.ends[name] = e
+		if !e.takesPoints() {
+			d.queue.batched = append(d.queue.batched, e)
+		}
 		ports.Alarms.Clear("delivery/" + name.String())
 	}
 	// What an earlier Delivery of this process has raised is not known to be so any more.
@@ -213,7 +216,14 @@ func (d *Delivery) Room() <-chan struct{} {
 	return d.room
 }
 
+// full says that the source waits: nothing more may be in memory, or an endpoint that is well has as much ready as all its senders take in two rounds; reading
+// further ahead would bring nothing but use memory. Points wait for no such limit, which other records would then wait for too.
 func (d *Delivery) full() bool {
+	for _, e := range d.queue.batched {
+		if ready := e.ready(); ready >= 2*e.senders*e.limit && !e.down {
+			return true
+		}
+	}
 	return d.pause.letters || d.queue.pending >= d.cfg.MaxPending || d.queue.pendingBytes >= d.cfg.MaxPendingBytes
 }
 

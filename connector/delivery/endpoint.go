@@ -79,6 +79,14 @@ func (e *endpoint) rouseAll() {
 	}
 }
 
+// ready counts the records that may be sent.
+func (e *endpoint) ready() (n int) {
+	for _, l := range e.lanes {
+		n += l.len()
+	}
+	return n
+}
+
 func (e *endpoint) hasReady() bool {
 	for _, l := range e.lanes {
 		if l.len() > 0 {

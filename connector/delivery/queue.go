@@ -12,10 +12,12 @@ import (
 // are taken. While a batch is filled, the followers of a taken record may join it, if all that stands before them is in this very
 // batch and they want the same lane: the platform reads a request in order.
 type queue struct {
-	lines  map[uint64]*line
-	lanes  map[laneKey]*lane
-	ends   map[connector.Endpoint]*endpoint
-	serial uint64 // number of the record submitted last
+	lines map[uint64]*line
+	lanes map[laneKey]*lane
+	ends  map[connector.Endpoint]*endpoint
+	// batched are the ends that take more than one record a request.
+	batched []*endpoint
+	serial  uint64 // number of the record submitted last
 
 	pending      int // records that are not settled
 	pendingBytes int

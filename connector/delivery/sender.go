@@ -95,6 +95,7 @@ func (d *Delivery) look(e *endpoint) (j *job, wait time.Duration) {
 		}
 	}
 	j = &job{end: e, items: d.take(l, most, false)}
+	d.openRoom()
 	if e.hasReady() || e.waits() {
 		e.rouse()
 	}

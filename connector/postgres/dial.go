@@ -14,20 +14,14 @@ const unackedTimeout = 20 * time.Second
 
 // setDialer makes a peer that vanished without a word be found within about 20 s, by the system: TCP keep-alives find it on an idle connection, and
 // where bytes are on their way, which keeps those from being sent, the limit on unacknowledged bytes does, where the system has one.
-// prepare, where it is not nil, is given each socket before it connects.
-func setDialer(cfg *pgconn.Config, prepare func(address string, fd uintptr)) {
+func setDialer(cfg *pgconn.Config) {
 	d := &net.Dialer{Timeout: 10 * time.Second,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3},
-		Control: func(network, address string, c syscall.RawConn) error {
+		Control: func(network, _ string, c syscall.RawConn) error {
 			if !strings.HasPrefix(network, "tcp") {
 				return nil
 			}
-			return c.Control(func(fd uintptr) {
-				limitUnacked(fd, unackedTimeout)
-				if prepare != nil {
-					prepare(address, fd)
-				}
-			})
+			return c.Control(func(fd uintptr) { limitUnacked(fd, unackedTimeout) })
 		}}
 	cfg.DialFunc = d.DialContext
 }

@@ -2,10 +2,18 @@
 
 package postgres
 
-import "time"
-
-// limitReceive does nothing.
-func limitReceive(uintptr, int, int) {}
+import (
+	"errors"
+	"syscall"
+	"time"
+)
 
 // limitUnacked does nothing: the source's own deadlines do.
 func limitUnacked(uintptr, time.Duration) {}
+
+// canWakeLate says that the system lacks what wakeAt and awaitBytes need: there the stream is read as it comes.
+const canWakeLate = false
+
+func wakeAt(syscall.RawConn, int) error { return errors.ErrUnsupported }
+
+func awaitBytes(syscall.RawConn, int) (int, error) { return 0, errors.ErrUnsupported }

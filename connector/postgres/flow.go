@@ -1,48 +1,65 @@
 package postgres
 
 import (
+	"errors"
 	"net"
+	"syscall"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// flow knows whether data streams in, rather than a row now and then, and then makes the stream read it in bursts.
+// flow knows whether data streams in, rather than a row now and then, and then has the stream read it in bursts.
 //
-// A reader that is always hungry is woken for every row, and so is the server's walsender for every answer to it: each row costs both of them a system call.
-// One that waits a moment finds hundreds of rows in one read, and the walsender, whose socket is full, packs them. Measured on two cores, loopback TCP, one
-// row a transaction: 10,000 rows a second and 34 µs of CPU a row hungry, 70,000 and 3.7 in bursts; 1,000 rows a transaction: 4.0 µs and 2.8.
+// A reader that is always hungry is woken for every row, and sends each row on by itself: that costs it, the walsender and whoever takes the requests several
+// system calls a row. One that waits a moment finds hundreds of rows in one read. Measured on two busy cores, loopback TCP, CPU a row of the connector, and of the
+// walsender: with one row a transaction 34 µs hungry, 3.2 in bursts; with 1,000 rows a transaction 4.0 and 2.3.
 // An idle stream, and one of a few hundred rows a second, is never made to wait.
 //
-// The small receive buffer is what fills the server's side so soon. It needs the small segments: on loopback a segment is 64 KiB, and a window that has no
-// room for one is opened by a timer of 200 ms only. Where a message comes apart in spite of that, stalled tells, and bursts are over (Source.fallBack).
+// TCP can be told how much is worth a wake-up (SO_RCVLOWAT): then the stream goes on as soon as burstBytes are there, and a wait costs no throughput. A pause of
+// fixed length in front of a small receive buffer, the other way, does: it held rows of 3 KB at 30 MB a second (this: 220), and stalls on loopback where a segment
+// is larger than what is left of the window. The socket keeps the buffers that the system gives it. A Unix socket holds some 200 rows, so there a short nap does.
 type flow struct {
-	bursts bool
-	level  int // bytes that came lately, less what floodRate lets through
-	at     time.Time
-	seen   int       // frames.read at that time
-	dryAt  time.Time // when what waits for a fuller batch was last sent
+	raw   syscall.RawConn // a TCP socket that is read in bursts; nil: none
+	nap   time.Duration   // of a Unix socket that is read in bursts
+	least bool            // the socket wakes for burstBytes only
 
-	torn   time.Time // since when a message has been there in part, zero: none is
-	tornAt int       // frames.read at that time
+	level int // bytes that came lately, less what floodRate lets through
+	at    time.Time
+	seen  int       // frames.read at that time
+	dryAt time.Time // when what waits for a fuller batch was last sent
+
+	halts int // waits in a row in whose second half nothing came, behind a first one in which something had
 }
 
 const (
 	// Data flows when it comes faster than floodRate, in bytes a millisecond (some 4,000 rows a second), for long enough to make floodLevel of it.
-	// floodMost is what it is remembered by.
+	// floodMost is what it is remembered by: 24 ms without data end it.
 	floodRate, floodLevel, floodMost = 1000, 8 << 10, 24 << 10
-	// burstPause is how long a burst is let gather. Longer ones than the receive buffer holds bring nothing.
+	// burstBytes are worth a read, burstPause is how long they may take.
+	burstBytes = 128 << 10
 	burstPause = 4 * time.Millisecond
-	// burstEnd is how long the first byte of the next burst may take.
+	burstNap   = time.Millisecond
+	// burstEnd is how long the first byte of the next burst may take before the stream counts as dry.
 	burstEnd = time.Millisecond
+	// haltsMost such waits in a row end bursts. Clumps of rows that come at intervals look the same, and lose nothing by it.
+	haltsMost = 50
 	// flowDry is how often partly filled batches go out while data flows. Without it each read that finds one row makes one request of it.
 	flowDry = 10 * time.Millisecond
-	// tornLimit is how long the rest of a message may take in a stream that is read in bursts: a walsender writes a message in one go.
-	tornLimit = 150 * time.Millisecond
-
-	burstBuffer  = 128 << 10 // SO_RCVBUF, of which the system makes twice as much
-	burstSegment = 16 << 10  // TCP_MAXSEG
 )
+
+// burstsOf says how a connection is read in bursts: not at all but where it was shown to help, on TCP from this machine and on Unix sockets, without TLS.
+func burstsOf(conn net.Conn) flow {
+	switch c := conn.(type) {
+	case *net.UnixConn:
+		return flow{nap: burstNap}
+	case *net.TCPConn:
+		addr, ok := c.RemoteAddr().(*net.TCPAddr)
+		raw, err := c.SyscallConn()
+		if ok && err == nil && addr.IP.IsLoopback() && canWakeLate {
+			return flow{raw: raw}
+		}
+	}
+	return flow{}
+}
 
 // runs reports whether data flows, given how many bytes were read in all.
 func (f *flow) runs(now time.Time, read int) bool {
@@ -52,46 +69,55 @@ func (f *flow) runs(now time.Time, read int) bool {
 	return f.level >= floodLevel
 }
 
-// stalled reports whether a message has been there in part for too long, in a stream that is read in bursts. It is asked when a read has found nothing.
-func (f *flow) stalled(now time.Time, torn bool, read int) bool {
-	switch {
-	case !f.bursts || !torn:
-		f.torn = time.Time{}
-	case f.torn.IsZero() || read != f.tornAt:
-		f.torn, f.tornAt = now, read
-	default:
-		return now.Sub(f.torn) >= tornLimit
-	}
-	return false
-}
-
-// mayBurst reports whether a connection is one where bursts were shown to help and to be safe: TCP on this machine, without TLS.
-func mayBurst(conn net.Conn) bool {
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
-		return false
-	}
-	addr, ok := tcp.RemoteAddr().(*net.TCPAddr)
-	return ok && addr.IP.IsLoopback()
-}
-
-// burstBuffers gives connections without TLS to this machine the buffers for bursts, before they are made.
-func burstBuffers(cfg *pgconn.Config) func(address string, fd uintptr) {
-	if cfg.TLSConfig != nil {
+// gather waits until a burst is there, or burstPause is over, and sets the read's own deadline by deadline. errHalted says that bursts are over for good.
+func (f *flow) gather(deadline func(time.Duration)) error {
+	if f.raw == nil && f.nap == 0 { // rows come as they come; their batches gather all the same
+		deadline(flowDry / 2)
 		return nil
 	}
-	return func(address string, fd uintptr) {
-		host, _, err := net.SplitHostPort(address)
-		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-			return
-		}
-		limitReceive(fd, burstSegment, burstBuffer)
+	defer deadline(burstEnd)
+	if f.raw == nil {
+		time.Sleep(f.nap)
+		return nil
 	}
+	if !f.least {
+		if err := wakeAt(f.raw, burstBytes); err != nil {
+			return err
+		}
+		f.least = true
+	}
+	var have [2]int
+	for half := range have {
+		deadline(burstPause / 2)
+		var err error
+		if have[half], err = awaitBytes(f.raw, burstBytes); err == nil {
+			f.halts = 0
+			return nil
+		} else if !isTimeout(err) {
+			return err
+		}
+	}
+	if f.halts++; have[0] == 0 || have[0] != have[1] {
+		f.halts = 0
+	}
+	if f.halts < haltsMost {
+		return nil
+	}
+	if err := f.calm(); err != nil {
+		return err
+	}
+	f.raw = nil
+	return errHalted
 }
 
-// widen takes the small receive buffer back, as far as the system lets.
-func widen(conn net.Conn) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetReadBuffer(4 << 20)
+// errHalted says that a server did not go on while the stream waited for more, again and again, so that the waits may be what halts it.
+var errHalted = errors.New("the server did not go on while the stream waited for more")
+
+// calm has the socket wake for the first byte again.
+func (f *flow) calm() error {
+	if !f.least {
+		return nil
 	}
+	f.least = false
+	return wakeAt(f.raw, 1)
 }

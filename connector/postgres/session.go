@@ -17,21 +17,18 @@ var sessionParams = map[string]string{
 
 // connectReplication opens a connection in replication mode.
 func connectReplication(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
-	return connectStream(ctx, dsn, nil, false)
+	return connectStream(ctx, dsn, nil)
 }
 
-// connectStream does the same, for a stream that reads through f, in bursts where that may be.
-func connectStream(ctx context.Context, dsn string, f *frames, bursts bool) (*pgconn.PgConn, error) {
+// connectStream does the same, for a stream that reads through f.
+func connectStream(ctx context.Context, dsn string, f *frames) (*pgconn.PgConn, error) {
 	cfg, err := pgconn.ParseConfig(dsn)
 	if err != nil {
 		return nil, err
 	}
 	setSession(cfg.RuntimeParams)
 	cfg.RuntimeParams["replication"] = "database"
-	setDialer(cfg, nil)
-	if bursts {
-		setDialer(cfg, burstBuffers(cfg))
-	}
+	setDialer(cfg)
 	if f != nil {
 		cfg.BuildFrontend = f.buildFrontend
 	}
@@ -56,7 +53,7 @@ func Connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
 	}
 	setSession(cfg.RuntimeParams)
 	delete(cfg.RuntimeParams, "timezone") // the database's own TimeZone is to be seen
-	setDialer(&cfg.Config, nil)
+	setDialer(&cfg.Config)
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, cfg)

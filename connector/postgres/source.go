@@ -37,7 +37,7 @@ type Config struct {
 	Waiting func(bool)
 	// ColumnLists is source.columnLists: the publications name only the columns that the mappings read, and those of the replica identity.
 	ColumnLists bool
-	// ReadInBursts is source.readInBursts: while data flows over TCP from this machine, without TLS, the stream waits for more before it reads.
+	// ReadInBursts is source.readInBursts: while data flows from this machine, without TLS, the stream waits for more before it reads.
 	ReadInBursts bool
 	// TimeZone, where it is set, is called from Prepare with the database's setting before anything is changed; an error of it ends Prepare.
 	TimeZone func(string) error
@@ -84,7 +84,7 @@ type Status struct {
 	WALEnd, Confirmed connector.LSN
 	// Truncates counts TRUNCATE messages, Reconnects connections that were lost.
 	Truncates, Reconnects uint64
-	// BurstFallbacks counts how often reading in bursts was given up because a message came to a halt on its way. Once is enough for this source.
+	// BurstFallbacks is 1 once reading in bursts was given up because the server halted while the stream waited for more.
 	BurstFallbacks uint64
 }
 
@@ -203,8 +203,7 @@ func newBackoff() *backoff.ExponentialBackOff {
 // once makes one connection and streams until it ends.
 func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()) error {
 	var f frames
-	bursts := s.cfg.ReadInBursts && s.fallbacks.Load() == 0
-	conn, err := connectStream(ctx, s.cfg.DSN, &f, bursts)
+	conn, err := connectStream(ctx, s.cfg.DSN, &f)
 	if err != nil {
 		return err
 	}
@@ -247,7 +246,11 @@ func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()
 	s.rel.connected()
 	streaming()
 	s.watch.due()
-	return s.streamBeside(ctx, &stream{conn: conn, frames: &f, flow: flow{bursts: bursts && mayBurst(conn.Conn())}, sink: sink, src: s, beside: b, rel: s.rel, messages: messages})
+	st := &stream{conn: conn, frames: &f, sink: sink, src: s, beside: b, rel: s.rel, messages: messages}
+	if s.cfg.ReadInBursts && s.fallbacks.Load() == 0 {
+		st.flow = burstsOf(conn.Conn())
+	}
+	return s.streamBeside(ctx, st)
 }
 
 // streamBeside runs the stream with the plain connection beside it.

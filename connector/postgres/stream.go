@@ -147,9 +147,6 @@ func (s *stream) listened(now time.Time) {
 // none comes, and nobody has seen it at work either, it is given up.
 func (s *stream) quiet(now time.Time) error {
 	s.listened(now)
-	if s.flow.stalled(now, s.frames.start < s.frames.end, s.frames.read) {
-		s.fallBack(now.Sub(s.flow.torn))
-	}
 	t := s.src.timing
 	switch silence := now.Sub(s.heardAt); {
 	case silence >= t.silent && !s.beside.vouches(now):
@@ -159,15 +156,6 @@ func (s *stream) quiet(now time.Time) error {
 		return s.status(now, true)
 	}
 	return s.report(now)
-}
-
-// fallBack gives reading in bursts up, for this source.
-func (s *stream) fallBack(halt time.Duration) {
-	s.flow.bursts = false
-	widen(s.conn.Conn())
-	s.src.fallbacks.Add(1)
-	s.src.log.Warn("reading in bursts is given up until the next start: a message came to a halt on its way from the server", "for", halt.Round(time.Millisecond),
-		"cure", "nothing to do; source.readInBursts: false keeps it off")
 }
 
 // beforeBlocking does what is due before a read that will block: all that was sent is handed over, so partly filled batches go out
@@ -181,6 +169,9 @@ func (s *stream) beforeBlocking(ctx context.Context) error {
 	s.listened(now)
 	if s.flow.runs(now, s.frames.read) {
 		return s.gather(ctx, now)
+	}
+	if err := s.flow.calm(); err != nil {
+		return err
 	}
 	if s.inTx {
 		s.deadline(ctx, partlyDry)
@@ -202,12 +193,12 @@ func (s *stream) gather(ctx context.Context, now time.Time) error {
 	if err := s.report(now); err != nil {
 		return err
 	}
-	if s.flow.bursts {
-		time.Sleep(burstPause)
-		s.deadline(ctx, burstEnd)
-		return nil
+	err := s.flow.gather(func(d time.Duration) { s.deadline(ctx, d) })
+	if err != errHalted {
+		return err
 	}
-	s.deadline(ctx, partlyDry)
+	s.src.fallbacks.Add(1)
+	s.src.log.Warn("reading in bursts is given up until the next start or reload", "reason", err, "cure", "nothing to do; source.readInBursts: false keeps it off")
 	return nil
 }
 

@@ -41,7 +41,7 @@ type Source struct {
 	TimeZone *time.Location
 	// ColumnLists says that only the columns that mappings read are published, and those of the replica identity. Needs PostgreSQL 15. Default false.
 	ColumnLists bool
-	// ReadInBursts says that the stream may be read in bursts, which happens where it helps: over TCP from this machine, without TLS. Default true.
+	// ReadInBursts says that the stream may be read in bursts, which happens where it helps: from this machine, without TLS. Default true.
 	ReadInBursts bool
 	// WALBudget is how much WAL, in bytes, the slot may keep before there is an alarm. Over 0; default 10 GiB.
 	WALBudget int64

@@ -89,6 +89,12 @@ func (out *Output) Record() *Record {
 	return r
 }
 
+// Recycle takes a record back that nobody uses any more, for Record to give out again.
+func (out *Output) Recycle(r *Record) {
+	r.clear()
+	out.spare = append(out.spare, r)
+}
+
 // Reset empties out for the next change.
 func (out *Output) Reset() {
 	out.Records, out.Letters, out.Misfits, out.Fits = out.Records[:0], out.Letters[:0], out.Misfits[:0], 0

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -63,6 +64,30 @@ mappings:
         title: 下单
 `
 
+const benchUpdate = `
+mappings:
+  - name: order-paid
+    table: crm.orders
+    on: [update]
+    when: new.status == "paid" && old?.status != "paid"
+    event:
+      eventKey: c_buy
+      time: ${{ paid_at }}
+      identities: [{identityType: phone, identityValue: "${{ phone }}"}]
+      eventargs: {c_order: "${{ order_no }}", c_goods: "${{ goods }}", c_price: "${{ amount }}"}
+`
+
+const benchGroups = `
+mappings:
+  - name: order-groups
+    table: crm.orders
+    on: [insert]
+    groupRelation:
+      publicParams: {isMatching: true, matchingType: 2, identifyWay: 1}
+      phone: ${{ phone }}
+      groups: ${{ goods }}
+`
+
 const benchPoint = `
 mappings:
   - name: order-points
@@ -92,8 +117,17 @@ func newBenchServer(b *testing.B) *benchServer {
 		b.Fatal(err)
 	}
 	// Nothing of the server's own housekeeping shall fall into one consumer's turn and not into the other's.
+	sockets, err := os.MkdirTemp("", "tuzhan-cdc-bench-")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { os.RemoveAll(sockets) })
+	if err := os.Chmod(sockets, 0o777); err != nil { // the server may be another user's
+		b.Fatal(err)
+	}
 	cluster, err := throwaway.Start(ctx, throwaway.Options{Bin: bin, Settings: map[string]string{
-		"shared_buffers": "256MB", "max_wal_size": "16GB", "checkpoint_timeout": "1h", "autovacuum": "off"}})
+		"unix_socket_directories": sockets,
+		"shared_buffers":          "256MB", "max_wal_size": "16GB", "checkpoint_timeout": "1h", "autovacuum": "off"}})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -135,7 +169,7 @@ type benchDB struct {
 }
 
 // newBenchDB makes a database and its slot.
-func (s *benchServer) newBenchDB(b *testing.B, name string) *benchDB {
+func (s *benchServer) newBenchDB(b *testing.B, name string, setup ...string) *benchDB {
 	b.Helper()
 	admin := connectBench(b, s.cluster.DSN(""))
 	// One that is there already is of an earlier call of the same benchmark, which had a smaller b.N.
@@ -144,6 +178,9 @@ func (s *benchServer) newBenchDB(b *testing.B, name string) *benchDB {
 	db := &benchDB{server: s, name: name, dsn: s.cluster.DSN(name)}
 	db.conn = connectBench(b, db.dsn)
 	execBench(b, db.conn, benchSchema)
+	for _, sql := range setup {
+		execBench(b, db.conn, sql)
+	}
 	db.newSlot(b, db.slot())
 	b.Cleanup(func() { db.drop(b, db.slot()) })
 	return db
@@ -151,6 +188,23 @@ func (s *benchServer) newBenchDB(b *testing.B, name string) *benchDB {
 
 // slot is the name of the database's own slot, which stays where it is: runs read from copies of it.
 func (db *benchDB) slot() string { return "bench_" + db.name }
+
+// overSocket has the consumers use the server's Unix socket from here on.
+func (db *benchDB) overSocket(b *testing.B) {
+	b.Helper()
+	var dir, port string
+	if err := db.conn.QueryRow(b.Context(), "SELECT split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port')").Scan(&dir, &port); err != nil {
+		b.Fatal(err)
+	}
+	if dir == "" {
+		b.Skip("the server has no Unix socket")
+	}
+	config, err := pgconn.ParseConfig(db.dsn)
+	if err != nil {
+		b.Fatal("the cluster's DSN can't be read")
+	}
+	db.dsn = fmt.Sprintf("host=%s port=%s user=%s password=%s dbname=%s", dir, port, config.User, config.Password, db.name)
+}
 
 // newSlot makes a slot that starts now.
 func (db *benchDB) newSlot(b *testing.B, name string) {
@@ -166,12 +220,14 @@ func (db *benchDB) copySlot(b *testing.B, suffix string) string {
 	return name
 }
 
-// load writes rows in transactions of perTx.
-func (db *benchDB) load(b *testing.B, rows, perTx int) {
+// load writes the rows of a workload in transactions of perTx.
+func (db *benchDB) load(b *testing.B, w workload) {
 	b.Helper()
-	execBench(b, db.conn, fmt.Sprintf(`DO $$ BEGIN FOR f IN 1..%d BY %d LOOP
-		INSERT INTO crm.orders SELECT %s FROM generate_series(f::bigint, least(f + %d, %d)) n; COMMIT;
-	END LOOP; END $$`, rows, perTx, benchRow, perTx-1, rows))
+	change := fmt.Sprintf("INSERT INTO crm.orders SELECT %s FROM generate_series(f::bigint, least(f + %d, %d)) n", w.row, w.perTx-1, w.rows)
+	if w.change != "" {
+		change = w.change
+	}
+	execBench(b, db.conn, fmt.Sprintf("DO $$ BEGIN FOR f IN 1..%d BY %d LOOP %s; COMMIT; END LOOP; END $$", w.rows, w.perTx, change))
 	if err := db.conn.QueryRow(b.Context(), "SELECT pg_current_wal_lsn()::text").Scan(&db.end); err != nil {
 		b.Fatal(err)
 	}
@@ -231,7 +287,8 @@ func execBench(b *testing.B, conn *pgx.Conn, sql string, args ...any) {
 // each record, which on a machine of few cores is a fourth of what the connector itself costs; so it sees the first request of each run only,
 // where it says whether this is a measurement of the right thing.
 type sink struct {
-	web *httptest.Server
+	web   *httptest.Server
+	delay atomic.Int64 // of answers, in nanoseconds
 
 	mu  sync.Mutex
 	run *sinkRun
@@ -266,8 +323,10 @@ func (s *sink) expect(records int, watch func(body []byte, at time.Time)) *sinkR
 
 var (
 	sinkBodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+	sinkGroups = []byte(`{"code":"200","errorCode":"SUCCESS","msg":"ok","data":{"status":1}}`)
 	sinkAnswer = []byte(`{"code":"200","errorCode":"SUCCESS","msg":"ok","data":true}`)
 	eventMark  = []byte(`"eventKey":`) // once in every event
+	groupMark  = []byte(`"groups":`)   // once in every group relation
 )
 
 func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -278,16 +337,19 @@ func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if _, err := buffer.ReadFrom(r.Body); err != nil {
 		return // the connector was stopped; what came of a body does not count
 	}
-	body, at, records := buffer.Bytes(), time.Now(), 1
-	if r.URL.Path == platformsim.DefaultPaths()[platformsim.Event] {
+	body, at, records, answer := buffer.Bytes(), time.Now(), 1, sinkAnswer
+	switch r.URL.Path {
+	case platformsim.DefaultPaths()[platformsim.Event]:
 		records = bytes.Count(body, eventMark)
+	case platformsim.DefaultPaths()[platformsim.GroupRelation]:
+		records, answer = bytes.Count(body, groupMark), sinkGroups
 	}
 	s.mu.Lock()
 	run := s.run
 	strict := run.strict
 	run.strict = nil
 	s.mu.Unlock()
-	answer, refusal := sinkAnswer, ""
+	refusal := ""
 	if strict != nil {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		rec := httptest.NewRecorder()
@@ -299,6 +361,7 @@ func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if run.watch != nil {
 		run.watch(body, at)
 	}
+	time.Sleep(time.Duration(s.delay.Load()))
 	s.mu.Lock()
 	run.note(at, records, refusal)
 	s.mu.Unlock()

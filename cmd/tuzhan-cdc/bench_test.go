@@ -20,6 +20,8 @@ import (
 //
 //   - W1, W2, W3: a backlog of events (1,000 rows a transaction; one; all in one) is drained beside pg_recvlogical, which reads the same WAL
 //     from a copy of the same slot and throws it away: in turns, BENCH_ROUNDS (3) times, BENCH_ROWS (200,000) rows.
+//   - The same with rows of 3 KB and of 100 KB (a 15th and a 100th of the rows), with updates under REPLICA IDENTITY FULL whose condition compares old
+//     and new row, with group relations, over the server's Unix socket (pg_recvlogical too), and with a platform that takes 50 ms to answer.
 //   - Latency: from the client's COMMIT to the request at the sink, 100 transactions of one row a second.
 //   - Points: a backlog of BENCH_ROWS/10 points, one a request, intents on disk first.
 //
@@ -31,12 +33,9 @@ func BenchmarkEndToEnd(b *testing.B) {
 	size := newBenchSize(b)
 	server, s := newBenchServer(b), newSink(b)
 	t := &benchTable{size: size, server: server.cluster.Version()}
-	for _, w := range []struct {
-		name  string
-		perTx int
-	}{{"W1", 1000}, {"W2", 1}, {"W3", size.rows}} {
+	for _, w := range benchWorkloads(size.rows) {
 		b.Run(w.name, func(b *testing.B) {
-			t.drains = append(t.drains, benchDrain(b, server, s, size, w.name, w.perTx))
+			t.drains = append(t.drains, benchDrain(b, server, s, size, w))
 		})
 	}
 	b.Run("Latency", func(b *testing.B) { t.latency = benchLatency(b, server, s, size) })
@@ -91,10 +90,47 @@ type drainResult struct {
 	rss                          float64 // MiB, the largest of all rounds
 }
 
-func benchDrain(b *testing.B, server *benchServer, s *sink, size benchSize, name string, perTx int) drainResult {
-	db := server.newBenchDB(b, strings.ToLower(name))
-	db.load(b, size.rows, perTx)
-	n := float64(size.rows)
+// workload is a backlog, and what is made of it.
+type workload struct {
+	name        string
+	rows, perTx int
+	row         string   // SQL of the columns of row n
+	setup       []string // SQL before the slot begins
+	change      string   // SQL that changes the rows from f on; empty: they are inserted
+	mappings    string
+	unix        bool
+	delay       time.Duration // of the platform's answers
+}
+
+func benchWorkloads(rows int) []workload {
+	wide := func(md5s int) string {
+		return strings.Replace(benchRow, "repeat(md5(n::text), 3)", fmt.Sprintf("repeat(md5(n::text), %d)", md5s), 1)
+	}
+	unpaid := strings.Replace(benchRow, "'paid'", "'new'", 1)
+	return []workload{
+		{name: "W1", rows: rows, perTx: 1000, row: benchRow, mappings: benchEvent},
+		{name: "W2", rows: rows, perTx: 1, row: benchRow, mappings: benchEvent},
+		{name: "W3", rows: rows, perTx: rows, row: benchRow, mappings: benchEvent},
+		{name: "Rows3KB", rows: max(1, rows/15), perTx: 1000, row: wide(94), mappings: benchEvent},
+		{name: "Rows100KB", rows: max(1, rows/100), perTx: 100, row: wide(3200), mappings: benchEvent},
+		{name: "UpdatesFull", rows: rows, perTx: 1000, mappings: benchUpdate, change: "UPDATE crm.orders SET status = 'paid' WHERE id BETWEEN f AND f + 999",
+			setup: []string{"ALTER TABLE crm.orders REPLICA IDENTITY FULL", fmt.Sprintf("INSERT INTO crm.orders SELECT %s FROM generate_series(1::bigint, %d) n", unpaid, rows)}},
+		{name: "Groups", rows: rows, perTx: 1000, row: benchRow, mappings: benchGroups},
+		{name: "UnixSocket", rows: rows, perTx: 1000, row: benchRow, mappings: benchEvent, unix: true},
+		{name: "Platform50ms", rows: rows, perTx: 1000, row: benchRow, mappings: benchEvent, delay: 50 * time.Millisecond},
+	}
+}
+
+func benchDrain(b *testing.B, server *benchServer, s *sink, size benchSize, w workload) drainResult {
+	name := w.name
+	db := server.newBenchDB(b, strings.ToLower(name), w.setup...)
+	if w.unix {
+		db.overSocket(b)
+	}
+	db.load(b, w)
+	s.delay.Store(int64(w.delay))
+	defer s.delay.Store(0)
+	n := float64(w.rows)
 	var c [9][]float64
 	for round := range b.N * size.rounds {
 		ours, theirs := db.copySlot(b, "connector"), db.copySlot(b, "recvlogical")
@@ -104,7 +140,7 @@ func benchDrain(b *testing.B, server *benchServer, s *sink, size benchSize, name
 		// They take turns in being the first, so that neither always finds the other's WAL in the cache.
 		turns := []func(){
 			func() { peer, peerUsage = recvlogical(b, db, theirs) },
-			func() { mine = drain(b, db, s, ours, benchEvent, size.rows) },
+			func() { mine = drain(b, db, s, ours, w.mappings, w.rows) },
 		}
 		turns[round%2]()
 		turns[1-round%2]()
@@ -122,6 +158,7 @@ func benchDrain(b *testing.B, server *benchServer, s *sink, size benchSize, name
 	b.ReportMetric(r.peer, "pg_recvlogical-rows/s")
 	b.ReportMetric(r.ratio, "x-pg_recvlogical")
 	b.ReportMetric(r.requests, "requests/krow")
+	b.ReportMetric(1000/r.requests, "records/request")
 	b.ReportMetric(r.cpu, "cpu-µs/row")
 	b.ReportMetric(r.rss, "peak-MiB")
 	return r
@@ -210,7 +247,7 @@ type pointsResult struct{ rate, cpu, rss float64 }
 
 func benchPoints(b *testing.B, server *benchServer, s *sink, size benchSize) *pointsResult {
 	db := server.newBenchDB(b, "points")
-	db.load(b, size.points, 1000)
+	db.load(b, workload{rows: size.points, perTx: 1000, row: benchRow})
 	n := float64(size.points)
 	var rate, cpu, rss []float64
 	for range b.N * size.rounds {
@@ -245,18 +282,18 @@ type benchTable struct {
 // String gives the table.
 func (t *benchTable) String() string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "\nEnd to end: PostgreSQL %s, %d CPUs for server, consumer and sink; %d rows of about 200 bytes; medians of %d rounds in turns,\nfrom the start of the process.\n\n",
+	fmt.Fprintf(&text, "\nEnd to end: PostgreSQL %s, %d CPUs for server, consumer and sink; %d rows of about 200 bytes where nothing else is said; medians of %d rounds in turns,\nfrom the start of the process.\n\n",
 		t.server, runtime.NumCPU(), t.size.rows, t.size.rounds)
 	if len(t.drains) > 0 {
 		w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', tabwriter.AlignRight)
 		for _, line := range []string{
-			"events\tdelivered\tpg_recvlogical\tratio\tconfirmed\tfirst request\trequests\tCPU\tpg_recvlogical CPU\tpeak RSS",
-			"\trows/s\trows/s\t\trows/s\tms\tper 1000 rows\tµs/row\tµs/row\tMiB"} {
+			"\tdelivered\tpg_recvlogical\tratio\tconfirmed\tfirst request\trequests\trecords\tCPU\tpg_recvlogical CPU\tpeak RSS",
+			"\trows/s\trows/s\t\trows/s\tms\tper 1000 rows\ta request\tµs/row\tµs/row\tMiB"} {
 			fmt.Fprintf(w, "%s\t\n", line)
 		}
 		for _, d := range t.drains {
-			fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.2f\t%.0f\t%.0f\t%.2f\t%.2f\t%.2f\t%.1f\t\n",
-				d.name, d.rate, d.peer, d.ratio, d.confirmed, d.first, d.requests, d.cpu, d.peerCPU, d.rss)
+			fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.2f\t%.0f\t%.0f\t%.2f\t%.0f\t%.2f\t%.2f\t%.1f\t\n",
+				d.name, d.rate, d.peer, d.ratio, d.confirmed, d.first, d.requests, 1000/d.requests, d.cpu, d.peerCPU, d.rss)
 		}
 		w.Flush()
 		text.WriteString("\n")

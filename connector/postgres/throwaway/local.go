@@ -155,8 +155,9 @@ func (l *local) create(ctx context.Context, password string, settings map[string
 		fmt.Fprintf(&conf, "%s = %s\n", name, quoteSetting(settings[name]))
 	}
 	conf.WriteString("listen_addresses = '127.0.0.1'\n")
-	// Nobody needs the socket, and its path may be longer than the system allows.
-	conf.WriteString("unix_socket_directories = ''\n")
+	if _, wanted := settings["unix_socket_directories"]; !wanted { // its path may be longer than the system allows
+		conf.WriteString("unix_socket_directories = ''\n")
+	}
 	f, err := os.OpenFile(filepath.Join(l.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return err

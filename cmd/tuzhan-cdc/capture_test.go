@@ -18,6 +18,7 @@ import (
 type capture struct {
 	set    *mapping.Set
 	mapper connector.Mapper
+	out    connector.Output // the source's goroutine only
 
 	mu       sync.Mutex
 	changes  []string // what show gave of each, in the stream's order
@@ -33,11 +34,14 @@ type capture struct {
 func (c *capture) Resume() connector.LSN { return c.Confirmed() }
 
 func (c *capture) Change(change *connector.Change) error {
-	var out connector.Output
-	c.mapper.Map(change, connector.Part{}, &out)
+	c.out.Reset()
+	c.mapper.Map(change, connector.Part{}, &c.out)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.changes = append(c.changes, c.show(change, &out))
+	c.changes = append(c.changes, c.show(change, &c.out))
+	for _, r := range c.out.Records { // as the pipeline does once they are settled
+		c.out.Recycle(r)
+	}
 	return nil
 }
 
@@ -91,7 +95,7 @@ func startCapture(t *testing.T, dsn, slot, mappings string, show func(*connector
 	t.Helper()
 	set := decodeSet(t, mappings)
 	log := slog.New(slog.DiscardHandler)
-	cfg := postgres.Config{DSN: dsn, Slot: slot, Publication: slot, Uses: uses(set)}
+	cfg := postgres.Config{DSN: dsn, Slot: slot, Publication: slot, Uses: uses(set), ReadInBursts: true}
 	p, err := postgres.Prepare(t.Context(), cfg, &connector.Saved{}, func([]*connector.Table) error { return nil }, connector.NewAlarms(log), log)
 	if err != nil {
 		t.Fatal(err)

@@ -48,9 +48,9 @@ man: build ## man pages in dist/man
 fuzz: ## every fuzz target for FUZZTIME (30s)
 	@.ci/fuzz $(FUZZTIME)
 
-bench: ## benchmarks (BENCH, BENCHTIME, PACKAGES)
+bench: ## benchmarks, and a table of the whole program beside pg_recvlogical (ROWS, else 200000; BENCH, BENCHTIME, PACKAGES)
 	@.ci/prepare test
-	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout 60m $(PACKAGES)
+	$(if $(filter command% environment%,$(origin ROWS)),BENCH_ROWS=$(ROWS) )go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout 60m $(PACKAGES)
 
 soak: ## the memory of the connector over a transaction of ROWS/5 and a backlog of ROWS (5000000), whatever the platform; takes its time
 	@.ci/prepare test

@@ -155,3 +155,63 @@ func TestMessageAllocations(t *testing.T) {
 		t.Errorf("%v allocations a transaction", got)
 	}
 }
+
+// BenchmarkStream takes transactions of one insert apart, from the bytes of the socket to the change that is handed over.
+func BenchmarkStream(b *testing.B) {
+	s, _ := offline()
+	s.sink = &deaf{}
+	for _, m := range recorded(b) {
+		if k := kindOf(m); k == 'R' {
+			if err := s.message(b.Context(), 'd', m); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	var tx []byte
+	var begin []byte
+	for _, m := range recorded(b) {
+		switch k := kindOf(m); {
+		case begin == nil && k == 'B':
+			begin = m
+			tx = append(tx, framed('d', m)...)
+		case len(tx) == len(begin)+frameHeader && k == 'I':
+			tx = append(tx, framed('d', m)...)
+		case len(tx) > len(begin)+frameHeader && k == 'C':
+			m = bytes.Clone(m)
+			copy(m[25+2:], begin[25+1:25+9])
+			tx = append(tx, framed('d', m)...)
+			begin = m[:0] // done
+		}
+		if len(begin) == 0 && begin != nil {
+			break
+		}
+	}
+	wire := &again{data: bytes.Repeat(tx, 100)}
+	s.frames = &frames{r: wire, buf: make([]byte, framesBuffer)}
+	ctx := b.Context()
+	b.SetBytes(int64(len(tx)))
+	b.ReportAllocs()
+	for b.Loop() {
+		for range 3 {
+			kind, body, err := s.frames.next()
+			if err == nil {
+				err = s.message(ctx, kind, body)
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
+
+// again reads the same data again and again.
+type again struct {
+	data []byte
+	at   int
+}
+
+func (a *again) Read(p []byte) (int, error) {
+	n := copy(p, a.data[a.at:])
+	a.at = (a.at + n) % len(a.data)
+	return n, nil
+}

@@ -417,7 +417,7 @@ func newStateID(b *testing.B, db *benchDB, s *sink, slot, mappings string) strin
 		b.Fatal("the connector takes over a slot without a state, with points")
 	}
 	_, after, found := strings.Cut(p.log.String(), "--new-state ")
-	id, _, _ := strings.Cut(after, "\n")
+	id, _, _ := strings.Cut(strings.TrimSpace(after), " ")
 	if !found {
 		b.Fatalf("the connector ended: %v\n%s", p.cmd.ProcessState, &p.log)
 	}

@@ -16,10 +16,10 @@ import (
 //
 // TCP can be told how much is worth a wake-up (SO_RCVLOWAT): then the stream goes on as soon as burstBytes are there, and a wait costs no throughput. A pause of
 // fixed length in front of a small receive buffer, the other way, does: it held rows of 3 KB at 30 MB a second (this: 220), and stalls on loopback where a segment
-// is larger than what is left of the window. The socket keeps the buffers that the system gives it. A Unix socket holds some 200 rows, so there a short nap does.
+// is larger than what is left of the window. The socket keeps the buffers that the system gives it.
+// A Unix socket has no such option, holds some 200 rows, and lost by naps of 0.2 to 4 ms: it is read as it comes.
 type flow struct {
 	raw   syscall.RawConn // a TCP socket that is read in bursts; nil: none
-	nap   time.Duration   // of a Unix socket that is read in bursts
 	least bool            // the socket wakes for burstBytes only
 
 	level int // bytes that came lately, less what floodRate lets through
@@ -37,7 +37,6 @@ const (
 	// burstBytes are worth a read, burstPause is how long they may take.
 	burstBytes = 128 << 10
 	burstPause = 4 * time.Millisecond
-	burstNap   = time.Millisecond
 	// burstEnd is how long the first byte of the next burst may take before the stream counts as dry.
 	burstEnd = time.Millisecond
 	// haltsMost such waits in a row end bursts. Clumps of rows that come at intervals look the same, and lose nothing by it.
@@ -46,15 +45,12 @@ const (
 	flowDry = 10 * time.Millisecond
 )
 
-// burstsOf says how a connection is read in bursts: not at all but where it was shown to help, on TCP from this machine and on Unix sockets, without TLS.
+// burstsOf says how a connection is read in bursts: not at all but where it was shown to help, on TCP from this machine without TLS.
 func burstsOf(conn net.Conn) flow {
-	switch c := conn.(type) {
-	case *net.UnixConn:
-		return flow{nap: burstNap}
-	case *net.TCPConn:
-		addr, ok := c.RemoteAddr().(*net.TCPAddr)
-		raw, err := c.SyscallConn()
-		if ok && err == nil && addr.IP.IsLoopback() && canWakeLate {
+	if tcp, ok := conn.(*net.TCPConn); ok && canWakeLate {
+		addr, ok := tcp.RemoteAddr().(*net.TCPAddr)
+		raw, err := tcp.SyscallConn()
+		if ok && err == nil && addr.IP.IsLoopback() {
 			return flow{raw: raw}
 		}
 	}
@@ -71,15 +67,11 @@ func (f *flow) runs(now time.Time, read int) bool {
 
 // gather waits until a burst is there, or burstPause is over, and sets the read's own deadline by deadline. errHalted says that bursts are over for good.
 func (f *flow) gather(deadline func(time.Duration)) error {
-	if f.raw == nil && f.nap == 0 { // rows come as they come; their batches gather all the same
+	if f.raw == nil { // rows come as they come; their batches gather all the same
 		deadline(flowDry / 2)
 		return nil
 	}
 	defer deadline(burstEnd)
-	if f.raw == nil {
-		time.Sleep(f.nap)
-		return nil
-	}
 	if !f.least {
 		if err := wakeAt(f.raw, burstBytes); err != nil {
 			return err

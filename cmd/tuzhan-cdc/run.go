@@ -79,6 +79,7 @@ type connectorParts struct {
 	started  time.Time
 	waiting  *atomic.Bool // another process holds the slot that is to be taken over
 	alarms   *connector.Alarms
+	counters *connector.Counters
 	store    *state.Store
 	reader   *state.Reader
 	watcher  *slotWatcher
@@ -91,7 +92,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 	reload := make(chan os.Signal, 1) // heard from the first moment on: a standby would end by it
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
-	parts := &connectorParts{cfg: cfg, started: time.Now(), waiting: new(atomic.Bool), alarms: connector.NewAlarms(log)}
+	parts := &connectorParts{cfg: cfg, started: time.Now(), waiting: new(atomic.Bool), alarms: connector.NewAlarms(log), counters: connector.NewCounters(nil)}
 	view := &view{}
 	view.set(parts)
 	parts.watcher = newSlotWatcher(cfg, parts.alarms)
@@ -191,15 +192,15 @@ func timeZone(cfg *config.Config, database string) (*time.Location, error) {
 	return zone, nil
 }
 
-// newPlatform makes the client. Secrets are read again where the platform refuses them.
-func newPlatform(cfg *config.Config, log *slog.Logger) (*platform.Client, error) {
+// newPlatform makes the client. Secrets are read again where the platform refuses them. exchanged, where it is not nil, is told of each request.
+func newPlatform(cfg *config.Config, log *slog.Logger, exchanged func(connector.Exchange)) (*platform.Client, error) {
 	p, d := cfg.Platform, cfg.Delivery
 	c := platform.Config{
 		BaseURL: p.BaseURL,
 		Paths: platform.Paths{Point: string(p.Paths.Point), PointDecrease: string(p.Paths.PointDecrease), Event: string(p.Paths.Event),
 			GroupRelation: string(p.Paths.GroupRelation), Token: string(p.Paths.Token)},
 		Timeout: p.Timeout, RequestsPerSecond: p.RequestsPerSecond, MaxConns: 2*d.Concurrency + 2*d.PointConcurrency,
-		UserAgent: "tuzhan-cdc/" + version, Logger: log, OpenPoints: p.PointAPI == "open",
+		UserAgent: "tuzhan-cdc/" + version, Exchanged: exchanged, Logger: log, OpenPoints: p.PointAPI == "open",
 	}
 	if e := p.Encryption; e.Algorithm != "" {
 		c.Encryption = &platform.Encryption{Algorithm: e.Algorithm, Key: e.Key.Current, KeyEncoding: e.KeyEncoding, IVEncoding: e.IVEncoding, Encoding: e.Encoding}

@@ -140,9 +140,9 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		s.HeldMappings = p.pipeline.HeldMappings()
 		s.Skipped = status.Skipped{Transactions: progress.MarkedTransactions, Changes: progress.MarkedChanges}
 		for _, m := range p.cfg.Mappings.List() {
-			count := stats.Mappings[m.Name]
-			s.Mappings = append(s.Mappings, status.Mapping{Name: m.Name, Table: m.Table, Kind: m.Kind.String(),
-				Delivered: count.Delivered, DeadLetters: count.Letters})
+			s.Mappings = append(s.Mappings, status.MappingOf(m.Name, m.Table, m.Kind, p.counters.Mapping(m.Name)))
+			of := &s.Mappings[len(s.Mappings)-1]
+			of.Pending, of.PendingBytes = stats.Mappings[m.Name].Records, stats.Mappings[m.Name].Bytes
 		}
 	case p.reader != nil:
 		if cp, err := p.reader.Checkpoint(ctx); err == nil {

@@ -105,7 +105,7 @@ type prepared struct {
 // changed. While it waits for the database, a reload ends it with errReload.
 func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (p *prepared, err error) {
 	store := s.parts.store
-	client, err := newPlatform(cfg, s.log)
+	client, err := newPlatform(cfg, s.log, s.parts.counters.Exchanged)
 	if err != nil {
 		return nil, err
 	}
@@ -279,10 +279,10 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 	s.parts.cfg = cfg
 	parts := s.parts
 	parts.pipeline = connector.NewPipeline(connector.PipelineOptions{
-		Mapper:       mapperFor(cfg, p.Lineage, p.zone),
+		Mapper:       mapperFor(cfg, p.Lineage, p.zone, parts.counters),
 		Mappings:     slices.Sorted(slices.Values(cfg.Mappings.Names())),
 		MaxPerMinute: cfg.Mappings.MaxPerMinute(),
-		Store:        parts.store, Saved: p.saved, Alarms: parts.alarms, Log: s.log,
+		Store:        parts.store, Saved: p.saved, Counters: parts.counters, Alarms: parts.alarms, Log: s.log,
 		Lettered: func(n int) { parts.delivery.Lettered(n) }})
 	for _, a := range s.parts.alarms.List() {
 		name, ok := strings.CutPrefix(a.Key, "held/")
@@ -298,8 +298,8 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 	}
 	parts.delivery = delivery.New(deliveryConfig(cfg, s.shutdown), delivery.Ports{Platform: p.client, Store: parts.store,
 		Settle: parts.pipeline.Settle, CountOpen: parts.store.Counted,
-		Hold:   func(mapping, reason string) { parts.pipeline.Hold(mapping, reason, connector.HoldFailing) },
-		Alarms: parts.alarms, Log: s.log}, p.saved.OpenLetters)
+		Hold:     func(mapping, reason string) { parts.pipeline.Hold(mapping, reason, connector.HoldFailing) },
+		Counters: parts.counters, Alarms: parts.alarms, Log: s.log}, p.saved.OpenLetters)
 	if p.resumed {
 		parts.delivery.Resume()
 	}
@@ -310,7 +310,7 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 
 	running, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	retry := newRetrier(&retrier{store: parts.store, delivery: parts.delivery, set: cfg.Mappings, mapper: mapperFor(cfg, p.Lineage, p.zone),
+	retry := newRetrier(&retrier{store: parts.store, delivery: parts.delivery, set: cfg.Mappings, mapper: mapperFor(cfg, p.Lineage, p.zone, nil),
 		most: min(mostRetried, cfg.Delivery.MaxPending), mostBytes: cfg.Delivery.MaxPendingBytes, keep: cfg.State.KeepDeadLetters, alarms: parts.alarms, log: s.log})
 	retried, watched := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -339,9 +339,9 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 // mostRetried is how many records of dead letters are in the delivery at a time.
 const mostRetried = 500
 
-// mapperFor makes a mapper for one goroutine.
-func mapperFor(cfg *config.Config, of connector.Lineage, zone *time.Location) connector.Mapper {
-	return cfg.Mappings.Mapper(mapping.Options{SystemID: of.SystemID, Database: of.Database, TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != ""})
+// mapperFor makes a mapper for one goroutine; counters may be nil.
+func mapperFor(cfg *config.Config, of connector.Lineage, zone *time.Location, counters *connector.Counters) connector.Mapper {
+	return cfg.Mappings.Mapper(mapping.Options{SystemID: of.SystemID, Database: of.Database, TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != "", Counters: counters})
 }
 
 // watch waits for a reason to run the pipeline anew, and calls stop then. It gives the configuration, where that was read again.

@@ -121,11 +121,32 @@ type Skipped struct {
 
 // Mapping is what became of one mapping's records since the process started.
 type Mapping struct {
-	Name        string                     `json:"name"`
-	Table       string                     `json:"table"`
-	Kind        string                     `json:"kind"`
-	Delivered   uint64                     `json:"delivered"`
-	DeadLetters map[connector.Class]uint64 `json:"deadLetters,omitempty"`
+	Name  string `json:"name"`
+	Table string `json:"table"`
+	Kind  string `json:"kind"`
+	// Changes, Records, Delivered and Retries are as in connector.MappingCounters.
+	Changes   uint64 `json:"changes"`
+	Records   uint64 `json:"records"`
+	Delivered uint64 `json:"delivered"`
+	Retries   uint64 `json:"retries"`
+	// Pending records are in memory and not settled; PendingBytes are their payloads'.
+	Pending      int                        `json:"pending"`
+	PendingBytes int                        `json:"pendingBytes"`
+	DeadLetters  map[connector.Class]uint64 `json:"deadLetters,omitempty"`
+}
+
+// MappingOf shows a mapping's counters.
+func MappingOf(name, table string, kind connector.Kind, c *connector.MappingCounters) Mapping {
+	m := Mapping{Name: name, Table: table, Kind: kind.String(), Changes: c.Changes.Load(), Records: c.Records.Load(), Delivered: c.Delivered.Load(), Retries: c.Retries.Load()}
+	for _, class := range connector.Classes {
+		if n := c.Letters(class); n > 0 {
+			if m.DeadLetters == nil {
+				m.DeadLetters = map[connector.Class]uint64{}
+			}
+			m.DeadLetters[class] = n
+		}
+	}
+	return m
 }
 
 // CheckpointOf shows a checkpoint; nil for nil.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
 )
 
 // program is the binary under test: the tests kill it, so it must be a process of its own.
@@ -315,26 +316,32 @@ func (r *rig) platform(what func(*platformsim.Sim) bool) {
 }
 
 // letters asks the program for the open dead letters.
-func (r *rig) letters(args ...string) []letterJSON {
+func (r *rig) letters(args ...string) []status.Letter {
 	r.t.Helper()
 	out, errs, code := r.run(append([]string{"deadletters", "list", "--output", "json"}, args...)...)
 	if code != 0 {
 		r.t.Fatalf("deadletters list: exit %d\n%s", code, errs)
 	}
-	var list []letterJSON
+	var list []status.Letter
 	if err := json.Unmarshal([]byte(out), &list); err != nil {
 		r.t.Fatalf("%v in %s", err, out)
 	}
 	return list
 }
 
-// get asks the program's status server, whose address its log tells.
-func (r *rig) get(path string) (status int, body string) {
+// address is where the program's status server is, which its log tells.
+func (r *rig) address() string {
 	r.t.Helper()
 	r.proc.until(`msg="status server"`)
 	_, rest, _ := strings.Cut(r.proc.log.String(), "address=")
 	addr, _, _ := strings.Cut(rest, "\n")
-	resp, err := http.Get("http://" + addr + path)
+	return "http://" + addr
+}
+
+// get asks the program's status server.
+func (r *rig) get(path string) (status int, body string) {
+	r.t.Helper()
+	resp, err := http.Get(r.address() + path)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -110,7 +110,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 		if cfg.Server.Listen == "" {
 			return nil
 		}
-		server, err := status.Listen(cfg.Server.Listen, func() status.Snapshot { return view.snapshot(serving) }, log)
+		server, err := status.Listen(statusOptions(cfg, view, func() status.Snapshot { return view.snapshot(serving) }, log))
 		if err != nil {
 			return err
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/delivery"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
@@ -99,7 +100,7 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
 	s := status.Snapshot{State: status.Starting, Version: version, Since: p.started, Held: []string{}, HeldMappings: []connector.HeldMapping{}, Gaps: []connector.Gap{}, Alarms: p.alarms.List(), LastErr: p.alarms.LastError(),
-		DeadLetters: map[connector.Class]int{}, Mappings: []status.Mapping{}}
+		DeadLetters: map[connector.Class]int{}, Database: p.cfg.Source.Display(), Tables: []status.Table{}, Mappings: []status.Mapping{}, Endpoints: []status.Endpoint{}}
 	for _, class := range connector.Classes {
 		s.DeadLetters[class] = 0
 	}
@@ -111,14 +112,15 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		p.watcher.measured(&s.Slot)
 	}
 	if p.reader != nil {
-		if open, err := p.reader.CountOpen(ctx); err == nil {
-			for class, n := range open {
-				s.DeadLetters[class] = n
-			}
+		open, err := p.reader.CountOpen(ctx)
+		for class, n := range open {
+			s.DeadLetters[class] = n
 		}
-		if gaps, err := p.reader.Gaps(ctx); err == nil {
+		gaps, gapsErr := p.reader.Gaps(ctx)
+		if gapsErr == nil {
 			s.Gaps = gaps
 		}
+		s.StateRead = err == nil && gapsErr == nil
 	}
 	if p.waiting != nil && p.waiting.Load() {
 		s.State = status.Waiting
@@ -139,11 +141,7 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		s.State = sourceState(p.source.Status().State)
 		s.HeldMappings = p.pipeline.HeldMappings()
 		s.Skipped = status.Skipped{Transactions: progress.MarkedTransactions, Changes: progress.MarkedChanges}
-		for _, m := range p.cfg.Mappings.List() {
-			s.Mappings = append(s.Mappings, status.MappingOf(m.Name, m.Table, m.Kind, p.counters.Mapping(m.Name)))
-			of := &s.Mappings[len(s.Mappings)-1]
-			of.Pending, of.PendingBytes = stats.Mappings[m.Name].Records, stats.Mappings[m.Name].Bytes
-		}
+		p.flow(&s, stats)
 	case p.reader != nil:
 		if cp, err := p.reader.Checkpoint(ctx); err == nil {
 			s.Checkpoint = status.CheckpointOf(cp)
@@ -156,6 +154,40 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		}
 	}
 	return s
+}
+
+// flow fills in the data's way: tables, mappings, endpoints.
+func (p *connectorParts) flow(s *status.Snapshot, stats delivery.Stats) {
+	ends := map[connector.Endpoint]bool{}
+	tables := map[string]bool{}
+	for _, m := range p.cfg.Mappings.List() {
+		shown := status.MappingOf(m.Name, m.Table, m.Kind, p.counters.Mapping(m.Name))
+		shown.Pending, shown.PendingBytes = stats.Mappings[m.Name].Records, stats.Mappings[m.Name].Bytes
+		to := []connector.Endpoint{(&connector.Record{Kind: m.Kind}).Endpoint()}
+		if m.Kind == connector.Point && p.cfg.Platform.Paths.PointDecrease != "" {
+			to = append(to, connector.PointDecreaseEndpoint)
+		}
+		for _, e := range to {
+			ends[e] = true
+			shown.Endpoints = append(shown.Endpoints, e.String())
+		}
+		s.Mappings = append(s.Mappings, shown)
+		if !tables[m.Table] {
+			tables[m.Table] = true
+			s.Tables = append(s.Tables, status.Table{Name: m.Table, Changes: p.counters.Table(m.Table).Load()})
+		}
+	}
+	for e := connector.PointEndpoint; e <= connector.GroupRelationEndpoint; e++ {
+		if !ends[e] {
+			continue
+		}
+		shown, now := status.EndpointOf(e, p.counters.Endpoint(e)), stats.Ends[e]
+		shown.Down, shown.InFlight = now.Down, now.InFlight
+		if now.Down {
+			shown.Since, shown.RetryAt, shown.Verdict = now.Since, now.RetryAt, now.Verdict.String()
+		}
+		s.Endpoints = append(s.Endpoints, shown)
+	}
 }
 
 // heldOf tells of the held mappings of a checkpoint.

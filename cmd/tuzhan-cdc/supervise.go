@@ -397,7 +397,7 @@ func (s *supervisor) readAgain(running *config.Config, try func(*config.Config) 
 		same bool
 	}{
 		{"source.slot", cfg.Source.Slot == running.Source.Slot}, {"source.publication", cfg.Source.Publication == running.Source.Publication},
-		{"state", cfg.State.Same(running.State)}, {"server", cfg.Server == running.Server}, {"log", cfg.Log == running.Log},
+		{"state", cfg.State.Same(running.State)}, {"server", cfg.Server.Same(running.Server)}, {"log", cfg.Log == running.Log},
 	} {
 		if !f.same {
 			fixed = append(fixed, f.key)

@@ -321,24 +321,41 @@ type Stats struct {
 	Mappings map[string]Pending
 	// Down are the endpoints that wait after a failure.
 	Down []string
+	// Ends tells more of each endpoint.
+	Ends map[connector.Endpoint]End
 	// Paused says that delivery is paused: too many dead letters are open, or too many records were rejected.
 	Paused bool
 	// Failing is the number of records that fail alone.
 	Failing int
 }
 
+// End is how an endpoint fares.
+type End struct {
+	// Down says that it waits after a failure, since Since, which is not one record's fault alone, as far as is known; not before RetryAt it is tried again. Verdict is why. All but the first are zero where it is up.
+	Down           bool
+	Since, RetryAt time.Time
+	Verdict        connector.Verdict
+	// InFlight counts the requests that are on their way.
+	InFlight int
+}
+
 // Stats gives a snapshot. Safe for concurrent use.
 func (d *Delivery) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := Stats{Pending: d.queue.pending, PendingBytes: d.queue.pendingBytes, Mappings: make(map[string]Pending, len(d.counts)), Paused: d.pause.on(), Failing: d.failing}
+	s := Stats{Pending: d.queue.pending, PendingBytes: d.queue.pendingBytes, Mappings: make(map[string]Pending, len(d.counts)), Ends: map[connector.Endpoint]End{}, Paused: d.pause.on(), Failing: d.failing}
 	for name, c := range d.counts {
 		s.Mappings[name] = c.Pending
 	}
 	for name, e := range d.queue.ends {
+		end := End{InFlight: e.flying}
 		if e.down {
 			s.Down = append(s.Down, name.String())
 		}
+		if e.down && (!e.doubtful || e.fallen > 0) { // else it may be one record's fault
+			end.Down, end.Since, end.RetryAt, end.Verdict = true, e.since, e.retryAt, e.verdict
+		}
+		s.Ends[name] = end
 	}
 	return s
 }

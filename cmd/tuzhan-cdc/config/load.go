@@ -289,8 +289,23 @@ func (l *loader) checkDSN(at strict.Node, dsn Secret) {
 }
 
 func (l *loader) server(n strict.Node) {
-	block(n, entry{"listen", l.text(&l.cfg.Server.Listen, checkListen)})
+	s := &l.cfg.Server
+	fields := block(n,
+		entry{"listen", l.text(&s.Listen, checkListen)},
+		entry{"adminToken", l.secret(&s.AdminToken)},
+		entry{"adminTokenFile", l.secretFile(&s.AdminToken)},
+	)
+	token := or(fields["adminToken"], fields["adminTokenFile"])
+	if token.IsZero() || !l.oneOf(n, fields, "server", "adminToken", "adminTokenFile") || !s.AdminToken.IsSet() {
+		return
+	}
+	if len(s.AdminToken.Reveal()) < minAdminToken {
+		l.ps.AddHint(token, "For example what `openssl rand -hex 24` prints.", "%s: want at least %d characters, for whoever has it may read customers' data", token.Key(), minAdminToken)
+	}
 }
+
+// minAdminToken is how long server.adminToken must be: it is not to be guessed.
+const minAdminToken = 16
 
 func (l *loader) log(n strict.Node) {
 	block(n,

@@ -486,3 +486,27 @@ func checkListen(s string) (text, hint string) {
 	}
 	return "", ""
 }
+
+// Listen reads nothing of a file but server.listen, whatever else is wrong with it: a health check is about the process that runs, not about a file
+// that may have been edited since.
+func Listen(path string, env func(string) (string, bool)) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read the configuration: %w (-c names the file)", err)
+	}
+	cfg := defaults()
+	l := &loader{cfg: &cfg, env: env, ps: &strict.Problems{}}
+	root := strict.Parse(path, data, env, l.ps)
+	if root.IsZero() {
+		return "", l.ps.Err()
+	}
+	listen := root.Fields("server")["server"].Fields("listen")["listen"]
+	before := l.ps.Len() // nobody asks for what the rest has wrong
+	if !listen.IsZero() {
+		l.text(&cfg.Server.Listen, checkListen)(listen)
+	}
+	if l.ps.Len() > before {
+		return "", l.ps.Err()
+	}
+	return cfg.Server.Listen, nil
+}

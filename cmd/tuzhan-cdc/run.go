@@ -83,6 +83,7 @@ type connectorParts struct {
 	store    *state.Store
 	reader   *state.Reader
 	watcher  *slotWatcher
+	client   *platform.Client
 	source   *postgres.Source
 	delivery *delivery.Delivery
 	pipeline *connector.Pipeline
@@ -92,7 +93,8 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 	reload := make(chan os.Signal, 1) // heard from the first moment on: a standby would end by it
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
-	parts := &connectorParts{cfg: cfg, started: time.Now(), waiting: new(atomic.Bool), alarms: connector.NewAlarms(log), counters: connector.NewCounters(nil)}
+	metrics := status.NewMetrics(version)
+	parts := &connectorParts{cfg: cfg, started: time.Now(), waiting: new(atomic.Bool), alarms: connector.NewAlarms(log), counters: connector.NewCounters(metrics.Observe)}
 	view := &view{}
 	view.set(parts)
 	parts.watcher = newSlotWatcher(cfg, parts.alarms)
@@ -110,7 +112,9 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 		if cfg.Server.Listen == "" {
 			return nil
 		}
-		server, err := status.Listen(statusOptions(cfg, view, func() status.Snapshot { return view.snapshot(serving) }, log))
+		options := statusOptions(cfg, view, func() status.Snapshot { return view.snapshot(serving) }, log)
+		options.Alive, options.Metrics = view.alive, metrics
+		server, err := status.Listen(options)
 		if err != nil {
 			return err
 		}

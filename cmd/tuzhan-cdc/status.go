@@ -138,7 +138,11 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 				s.Holdup = (*status.Holdup)(h)
 			}
 		}
-		s.State = sourceState(p.source.Status().State)
+		source := p.source.Status()
+		s.State, s.Reconnects = sourceState(source.State), source.Reconnects
+		if token := p.client.TokenState(); !token.Fetched.IsZero() {
+			s.Token = (*status.Token)(&token)
+		}
 		s.HeldMappings = p.pipeline.HeldMappings()
 		s.Skipped = status.Skipped{Transactions: progress.MarkedTransactions, Changes: progress.MarkedChanges}
 		p.flow(&s, stats)
@@ -188,6 +192,28 @@ func (p *connectorParts) flow(s *status.Snapshot, stats delivery.Stats) {
 		}
 		s.Endpoints = append(s.Endpoints, shown)
 	}
+}
+
+// stuckAfter is how long the stream's loop may stay away, which comes round every second whatever it waits for. One change that takes long to
+// be mapped, or the catalogue that is asked for a type, must not look like it.
+const stuckAfter = 2 * time.Minute
+
+// alive says that a part of the running connector is stuck. It takes the locks that a snapshot takes, and asks nobody outside of the process.
+func (v *view) alive() error {
+	p := v.parts.Load()
+	p.alarms.List()
+	p.watcher.last()
+	if p.pipeline == nil {
+		return nil
+	}
+	p.pipeline.Progress()
+	p.pipeline.HeldMappings()
+	p.delivery.Stats()
+	p.client.TokenState()
+	if source := p.source.Status(); source.State == "streaming" && source.Reported > stuckAfter {
+		return fmt.Errorf("the loop that reads the stream has not come round for %s: it is stuck", source.Reported.Round(time.Second))
+	}
+	return nil
 }
 
 // heldOf tells of the held mappings of a checkpoint.

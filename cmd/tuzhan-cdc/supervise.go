@@ -303,6 +303,7 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 	if p.resumed {
 		parts.delivery.Resume()
 	}
+	parts.client = p.client
 	parts.source = postgres.NewSource(p.source, p.Prepared, parts.alarms, s.log)
 	s.view.set(&parts)
 	parts.watcher.use(cfg) // and looks at once: the slot may be new

@@ -28,16 +28,22 @@ type Options struct {
 	Control Control
 	// AdminToken gives the token that personal data and all that changes something are behind; nil: none is set. It is asked each time.
 	AdminToken func() (string, error)
-	Log        *slog.Logger
+	// Alive says what is wrong with the process itself, nil where nothing is. It must not wait for anything outside of it; that it does not come back is
+	// told after AnswerWithin. nil: nothing is ever wrong.
+	Alive func() error
+	// Metrics answers /metrics; nil: nobody does.
+	Metrics *Metrics
+	Log     *slog.Logger
 }
 
-// Server answers at server.listen: the page, /status.json, /healthz (the process is alive) and /readyz (it streams and delivers; else 503 and why).
+// Server answers at server.listen: the page, /status.json, /metrics, /healthz (the process is alive) and /readyz (it streams and delivers; else 503 and why).
 type Server struct {
 	o        Options
 	listener net.Listener
 	http     *http.Server
 	feed     *feed
 	admins   *admins
+	alive    pulse
 	// loopback says that only this machine reaches the server.
 	loopback bool
 }
@@ -48,7 +54,10 @@ func Listen(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server.listen %s: %w (choose another port, or \"\" to turn the status server off)", o.Address, err)
 	}
-	s := &Server{o: o, listener: l, feed: newFeed(o.Snapshot), admins: newAdmins(o.AdminToken)}
+	if o.Alive == nil {
+		o.Alive = func() error { return nil }
+	}
+	s := &Server{o: o, alive: pulse{check: o.Alive}, listener: l, feed: newFeed(o.Snapshot), admins: newAdmins(o.AdminToken)}
 	if a, ok := l.Addr().(*net.TCPAddr); ok {
 		s.loopback = a.IP.IsLoopback()
 	}
@@ -76,15 +85,11 @@ func (s *Server) Run(ctx context.Context) error {
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		snapshot := s.o.Snapshot()
-		if ok, why := snapshot.Ready(); !ok {
-			http.Error(w, why, http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
+	mux.HandleFunc("GET /healthz", s.healthz)
+	mux.HandleFunc("GET /readyz", s.readyz)
+	if s.o.Metrics != nil {
+		mux.Handle("GET /metrics", s.o.Metrics.handler(s.o.Snapshot, s.o.Log))
+	}
 	shown := http.NewServeMux() // what a browser is to see, and others may not make it ask for
 	shown.HandleFunc("GET /status.json", func(w http.ResponseWriter, _ *http.Request) { s.reply(w, s.o.Snapshot()) })
 	shown.HandleFunc("GET /{$}", s.page)

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
@@ -54,9 +53,13 @@ type Snapshot struct {
 	Mappings  []Mapping  `json:"mappings"`
 	Endpoints []Endpoint `json:"endpoints"`
 	// Skipped is what began with the skip marker, since the process started.
-	Skipped Skipped              `json:"skipped"`
-	Alarms  []connector.Alarm    `json:"alarms"`
-	LastErr *connector.LastError `json:"lastError"`
+	Skipped Skipped `json:"skipped"`
+	// Token is the platform's, as it is in use; nil: none was asked for yet.
+	Token *Token `json:"token,omitempty"`
+	// Reconnects counts how often the stream from PostgreSQL was interrupted, since the configuration was read last.
+	Reconnects uint64               `json:"reconnects"`
+	Alarms     []connector.Alarm    `json:"alarms"`
+	LastErr    *connector.LastError `json:"lastError"`
 }
 
 // Slot is the replication slot as the server sees it.
@@ -123,6 +126,13 @@ type Holdup struct {
 type Skipped struct {
 	Transactions uint64 `json:"transactions"`
 	Changes      uint64 `json:"changes"`
+}
+
+// Token is an access token of the platform; its value is nowhere to be seen.
+type Token struct {
+	Fetched time.Time `json:"fetched"`
+	// Expires is when it ends; zero: not known (platform.token).
+	Expires time.Time `json:"expires,omitzero"`
 }
 
 // Table is how many changes of a table were read and mapped since the process started.
@@ -198,19 +208,6 @@ func CheckpointOf(cp *connector.Checkpoint) *Checkpoint {
 		return nil
 	}
 	return &Checkpoint{Settled: cp.Settled, Flush: cp.Flush, CommitTime: cp.CommitTime, Written: cp.Written, Ranges: len(cp.Ranges)}
-}
-
-// Ready reports whether changes are read and delivered, and if not, why not.
-func (s *Snapshot) Ready() (bool, string) {
-	if s.State != Streaming {
-		return false, "not streaming: " + s.State
-	}
-	for _, a := range s.Alarms {
-		if strings.HasPrefix(a.Key, "delivery") || strings.HasPrefix(a.Key, "state") {
-			return false, a.Text
-		}
-	}
-	return true, ""
 }
 
 // Fetch asks a running connector for its snapshot.

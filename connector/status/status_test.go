@@ -51,19 +51,6 @@ func TestServer(t *testing.T) {
 	if err != nil || got.Checkpoint.Settled != snapshot.Checkpoint.Settled || got.Checkpoint.Ranges != 2 || got.State != Streaming {
 		t.Errorf("%+v, %v", got, err)
 	}
-	for _, c := range []struct {
-		state, key string
-		ready      bool
-	}{{Starting, "", false}, {Waiting, "", false}, {Streaming, "delivery/event", false}, {Streaming, "state", false}, {Streaming, "source/wal", true}} {
-		snapshot.State, snapshot.Alarms = c.state, nil
-		if c.key != "" {
-			snapshot.Alarms = []connector.Alarm{{Key: c.key, Text: "the reason"}}
-		}
-		code, body := get("/readyz")
-		if (code == 200) != c.ready || (c.state == Streaming && !c.ready && !strings.Contains(body, "the reason")) {
-			t.Errorf("%+v: %d %s", c, code, body)
-		}
-	}
 	if code, _ := get("/debug/pprof/"); code != 404 {
 		t.Errorf("pprof answers %d", code)
 	}

@@ -210,8 +210,13 @@ func (v *view) alive() error {
 	p.pipeline.HeldMappings()
 	p.delivery.Stats()
 	p.client.TokenState()
-	if source := p.source.Status(); source.State == "streaming" && source.Reported > stuckAfter {
-		return fmt.Errorf("the loop that reads the stream has not come round for %s: it is stuck", source.Reported.Round(time.Second))
+	return stuck(p.source.Status())
+}
+
+// stuck says that the loop that reads the stream does not come round any more.
+func stuck(s postgres.Status) error {
+	if s.State == "streaming" && s.Reported > stuckAfter {
+		return fmt.Errorf("the loop that reads the stream has not come round for %s: it is stuck", s.Reported.Round(time.Second))
 	}
 	return nil
 }

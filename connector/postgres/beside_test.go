@@ -179,6 +179,9 @@ func TestQuietIsNoBlackHole(t *testing.T) {
 	if l.src.reports.Load() == asked {
 		t.Error("no reports while reading was paused")
 	}
+	if ago := l.src.Status().Reported; ago > 2*statusEvery {
+		t.Errorf("the last report was %s ago", ago)
+	}
 	r.mu.Lock()
 	close(r.blocked)
 	r.blocked = nil

@@ -254,3 +254,29 @@ func TestDSNErrorsShowNoPassword(t *testing.T) {
 		}
 	}
 }
+
+// TestListen: of the file only server.listen counts.
+func TestListen(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tuzhan-cdc.yaml")
+	env := lookUp(map[string]string{"PORT": "9700"})
+	for text, want := range map[string]string{
+		"": "127.0.0.1:9642", "mappings: 7": "127.0.0.1:9642", "server: {}": "127.0.0.1:9642", "server:": "127.0.0.1:9642",
+		"server: {listen: \"\"}": "",
+		"server: {listen: \"0.0.0.0:${PORT}\", nonsense: 1}\nsource: {dsn: \"${UNSET}\"}": "0.0.0.0:9700",
+		"server: {listen: \"0.0.0.0:${UNSET}\"}":                                      "error", "server: {listen: nowhere}": "error", "server: {": "error",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Listen(file, env)
+		if err != nil {
+			got = "error"
+		}
+		if got != want {
+			t.Errorf("%q: %q, %v", text, got, err)
+		}
+	}
+	if _, err := Listen(file+".gone", env); err == nil {
+		t.Error("a file that is not there")
+	}
+}

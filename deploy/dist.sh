@@ -64,7 +64,7 @@ for target in $TARGETS; do
   chmod -R u=rwX,go=rX "$root"
   archive=$name.tar.gz
   tar --directory "$work" --format=ustar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --create --file - "$name" |
-    gzip -n -9 >"$DIST/$archive"
+    gzip -n >"$DIST/$archive"
   archives+=("$archive")
 done
 (cd "$DIST" && sha256sum "${archives[@]}" >SHA256SUMS)

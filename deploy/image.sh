@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Builds the images tuzhan-cdc:$VERSION and tuzhan-cdc-platformsim:$VERSION; the tag latest names them too. Run it by `make image`.
 #
-# PROGRAMS is a directory with the two programs, for Linux and static; without it they are built. TAGS are the tags: "$VERSION latest".
+# PROGRAMS is a directory with the two programs, for Linux and static; without it they are built. TAGS are the tags: "$VERSION latest". IMAGES are the stages
+# of the Dockerfile: "tuzhan-cdc platformsim".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/test-image/lib.sh
 
 : "${VERSION:?run this by make image}"
 : "${TAGS:=$VERSION latest}"
+: "${IMAGES:=tuzhan-cdc platformsim}"
 docker_answers || fail "no Docker daemon answers; start it, or see what 'docker version' says"
 
 certificates=
@@ -34,11 +36,11 @@ if [ -z "${PROGRAMS:-}" ]; then
   CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o "$PROGRAMS/" ./cmd/...
 fi
 install -m 755 "$PROGRAMS/tuzhan-cdc" "$context/rootfs/usr/local/bin/"
-install -m 755 "$PROGRAMS/platformsim" "$context/"
+[ "$IMAGES" = tuzhan-cdc ] || install -m 755 "$PROGRAMS/platformsim" "$context/"
 chmod -R a+rX "$context"
 
 log=$work/build.log
-for name in tuzhan-cdc platformsim; do
+for name in $IMAGES; do
   image=tuzhan-cdc
   [ "$name" = tuzhan-cdc ] || image=tuzhan-cdc-$name
   tags=()

@@ -43,7 +43,9 @@ Publications and slot are created where they are missing and the role may create
 			if err != nil {
 				return err
 			}
-			return run(c.Context(), cfg, newLogger(cfg.Log, c.ErrOrStderr()), shutdown, accept)
+			log, end := quietly(newLogger(cfg.Log, c.ErrOrStderr()))
+			defer end()
+			return run(c.Context(), cfg, log, shutdown, accept)
 		},
 	}
 	c.Flags().DurationVar(&shutdown, "shutdown-timeout", 25*time.Second, "how long requests in flight may take after SIGTERM")

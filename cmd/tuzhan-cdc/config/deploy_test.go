@@ -52,7 +52,7 @@ func TestDeploy(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "mappings", "m.yaml"), []byte(mapping), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	env := lookUp(map[string]string{"CREDENTIALS_DIRECTORY": dir, "CRM_PASSWORD": "secret", "TUZHAN_APP_SECRET": "secret"})
+	env := lookUp(map[string]string{"CREDENTIALS_DIRECTORY": dir, "CRM_PASSWORD": "secret", "TUZHAN_APP_SECRET": "secret", "ADMIN_TOKEN": "show-me-the-letters"})
 	for name, text := range configs {
 		file := filepath.Join(dir, "tuzhan-cdc.yaml")
 		if err := os.WriteFile(file, []byte(strings.ReplaceAll(text, "/run/secrets/tuzhan-cdc", dir)), 0o600); err != nil {

@@ -263,7 +263,7 @@ func TestListen(t *testing.T) {
 		"": "127.0.0.1:9642", "mappings: 7": "127.0.0.1:9642", "server: {}": "127.0.0.1:9642", "server:": "127.0.0.1:9642",
 		"server: {listen: \"\"}": "",
 		"server: {listen: \"0.0.0.0:${PORT}\", nonsense: 1}\nsource: {dsn: \"${UNSET}\"}": "0.0.0.0:9700",
-		"server: {listen: \"0.0.0.0:${UNSET}\"}":                                      "error", "server: {listen: nowhere}": "error", "server: {": "error",
+		"server: {listen: \"0.0.0.0:${UNSET}\"}":                                          "error", "server: {listen: nowhere}": "error", "server: {": "error",
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

@@ -88,6 +88,18 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 
+	documented := readmeMetrics(t)
+	for name := range families {
+		if ours := strings.HasPrefix(name, "tuzhan_cdc_"); ours && !slices.Contains(documented, name) {
+			t.Errorf("the README does not know %s", name)
+		}
+	}
+	for _, name := range documented {
+		if families[name] == nil {
+			t.Errorf("the README knows %s, which is not there", name)
+		}
+	}
+
 	stats := r.sim.Stats()
 	for line, want := range map[string]any{
 		`tuzhan_cdc_ready`:                                                                 1,
@@ -120,6 +132,23 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("the metrics hold %s", personal)
 		}
 	}
+}
+
+// readmeMetrics are those in the README's table of metrics.
+func readmeMetrics(t *testing.T) (names []string) {
+	t.Helper()
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "| metric (`tuzhan_cdc_…`) | labels | |\n|---|---|---|\n")
+	table, _, _ := strings.Cut(rest, "\n\n")
+	for row := range strings.Lines(table) {
+		for _, name := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(strings.Split(row, "|")[1], -1) {
+			names = append(names, "tuzhan_cdc_"+name[1])
+		}
+	}
+	return names
 }
 
 func marshalled(t *testing.T, v any) []byte {

@@ -64,7 +64,7 @@ export class Curve {
   draw() {
     const { points, column, format } = this, end = this.end(), reach = this.reach();
     const values = points.map((p) => p[column]).filter((v) => v !== null);
-    const most = Math.max(0, ...values), top = most > 0 ? most * 1.08 : 1;
+    const most = Math.max(0, this.now ?? 0, ...values), top = most > 0 ? most * 1.08 : 1;
     const x = (p) => w - (end - p[0]) * w / (reach * 60), y = (v) => height - 1 - (height - 4) * v / top;
     let line = "", area = "", run = [];
     const flush = () => {

@@ -70,6 +70,7 @@ func TestPageShowsTheTruth(t *testing.T) {
 	b.until(`document.querySelector('[data-curve=lag] .line').getAttribute("d").length > 0`)
 	b.has("#waits", "No mapping is held")
 	b.has("#none", "No dead letters")
+	b.accessible()
 
 	r.sim.Down(platformsim.DownUnavailable)
 	r.db.Exec(t, `INSERT INTO crm.member_groups SELECT '139' || 10000000 + i, '新客' FROM generate_series(1, 5) i`)
@@ -94,6 +95,24 @@ func TestPageShowsTheTruth(t *testing.T) {
 	b.has("#state", "Streaming")
 	b.has(node("mapping", "member-groups"), "1 delivered")
 	b.clean("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE")
+}
+
+// accessible checks what a screen reader needs: names of all that can be used, landmarks, one heading of the first level and none left out, texts that are read out when
+// they come.
+func (b *browser) accessible() {
+	b.t.Helper()
+	for what, expression := range map[string]string{
+		"controls without a name": `[...document.querySelectorAll("button, select, input, a, meter, [tabindex='0']")].filter(e => e.getClientRects().length &&
+			!(e.innerText?.trim() || e.getAttribute("aria-label") || e.getAttribute("aria-labelledby") || e.labels?.length)).map(e => e.outerHTML)`,
+		"ids that are there twice": `[...document.querySelectorAll("[id]")].map(e => e.id).filter((id, i, all) => all.indexOf(id) !== i)`,
+		"headings out of order":    `[...document.querySelectorAll("h1, h2, h3, h4")].map(e => +e.tagName[1]).flatMap((n, i, all) => n - (all[i - 1] ?? 0) > 1 ? [i] : [])`,
+		"what is missing": `["h1", "header", "main", "footer", "[role=search]", "#alarms[aria-live=polite]", "#lost[role=alert]", "table th[scope=col]", "a.skip[href='#main']"]
+			.filter(s => document.querySelectorAll(s).length === 0)`,
+	} {
+		if found := eval[[]any](b, expression); len(found) > 0 {
+			b.t.Errorf("%s: %v", what, found)
+		}
+	}
 }
 
 // letterRow is the selector of a dead letter's row.
@@ -251,6 +270,10 @@ func TestPageToken(t *testing.T) {
 	b.has("#sign", "退出")
 	b.click(details(first) + " [data-do=unmask]")
 	b.has(details(first)+" pre", "13812345678")
+	b.accessible()
+	if wide := eval[int](b, `document.documentElement.scrollWidth`); wide > 360 {
+		t.Errorf("with details the page is %d wide on a phone of 360", wide)
+	}
 	b.click("#sign")
 	b.has("#sign", "登录")
 	b.until(fmt.Sprintf(`document.querySelector(%q).innerText.includes("138****5678")`, details(first)+" pre"))

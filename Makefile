@@ -18,7 +18,7 @@ ARGS ?=
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
 
 .DEFAULT_GOAL := help
-.PHONY: help build dist test test-matrix race lint fuzz bench soak chaos chaos-proves demo test-image image clean
+.PHONY: help build dist test test-matrix race lint fuzz bench soak chaos chaos-proves demo screenshots test-image image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ chaos-proves: ## the chaos test finds a bug that is put in for it (build tag cha
 demo: build ## a whole CRM, platform and connector on this machine for 20 s, with a reconciliation (ARGS="--seconds 60")
 	@.ci/prepare demo
 	bin/tuzhan-cdc demo $(ARGS)
+
+screenshots: ## the pictures of the page in deploy/screenshots, taken anew from a real run (four minutes)
+	@.ci/prepare test
+	SCREENSHOTS=$(CURDIR)/deploy/screenshots CGO_ENABLED=0 go test -count=1 -run '^TestScreenshots$$' -v -timeout 15m ./cmd/tuzhan-cdc
 
 test-image: ## the PostgreSQL image for the tests, from Debian packages (root on Debian or Ubuntu; SUITE, FORCE=1)
 	@deploy/test-image/build.sh

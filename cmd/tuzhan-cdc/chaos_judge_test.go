@@ -105,9 +105,13 @@ func TestChaosJudge(t *testing.T) {
 		}, "has two dead letters"},
 		"what can't be mapped, without a letter": {func(b *chaosBooks) { b.wanted[3].point = nil }, "has no dead letter that says so"},
 		"an add again at the end":                {func(b *chaosBooks) { b.applied = append(b.applied, b.applied[4]) }, "customer p1 has the groups [gold r3 r4], not [gold r4]"},
-		"all groups again, in order":             {func(b *chaosBooks) { b.applied = append(b.applied, b.applied[4:]...) }, ""},
-		"other groups in the table":              {func(b *chaosBooks) { b.groups["p1"] = []string{"gold"} }, "the tables say [gold]"},
-		"a customer of the table is missing":     {func(b *chaosBooks) { b.groups["p2"] = []string{"gold"} }, "customer p2 has the groups []"},
+		"an older one again, and the newer one set aside": {func(b *chaosBooks) {
+			b.applied = append(b.applied, b.applied[4])
+			b.letterOfApplied(5, "member-groups", connector.GroupRelation, connector.ClassFailing, 503, "")
+		}, ""},
+		"all groups again, in order":         {func(b *chaosBooks) { b.applied = append(b.applied, b.applied[4:]...) }, ""},
+		"other groups in the table":          {func(b *chaosBooks) { b.groups["p1"] = []string{"gold"} }, "the tables say [gold]"},
+		"a customer of the table is missing": {func(b *chaosBooks) { b.groups["p2"] = []string{"gold"} }, "customer p2 has the groups []"},
 		"a group relation set aside": {func(b *chaosBooks) {
 			b.letterOfApplied(6, "member-groups", connector.GroupRelation, connector.ClassFailing, 503, "")
 			b.leaveOut(6)

@@ -404,11 +404,14 @@ func sendHere(ctx context.Context, c *cobra.Command, cfg *config.Config, store *
 		}
 	}
 	log := newLogger(cfg.Log, c.ErrOrStderr())
-	client, err := newPlatform(cfg, log, nil)
+	client, err := newPlatform(cfg, log, store.Lease, nil)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
+	if err := store.Sends(ctx, cfg.Platform.Timeout, log); err != nil {
+		return err
+	}
 	alarms := connector.NewAlarms(log)
 	d := delivery.New(deliveryConfig(cfg, 25*time.Second), delivery.Ports{Platform: client, Store: store, Settle: func(*connector.Record) {},
 		CountOpen: store.Counted, Hold: func(_, _ string) {}, Counters: connector.NewCounters(nil), Alarms: alarms, Log: log}, 0)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -107,8 +108,10 @@ type rig struct {
 	file string
 	// state is the block of that name in the file; by default a file beside it.
 	state string
-	env   []string // of the program, beside what newRig's file needs
-	proc  *process
+	// server is the block of that name; empty: any port.
+	server string
+	env    []string // of the program, beside what newRig's file needs
+	proc   *process
 }
 
 // newRig makes the schema and the file; start starts the program.
@@ -155,9 +158,9 @@ platform:
   timeout: 5s
   paths: {point: /point/increase}
 state: %s
-server: {listen: "127.0.0.1:0"}
+server: %s
 %s
-%s`, r.dsn, r.slot, r.slot, r.web.URL, r.state, extra, mappings)
+%s`, r.dsn, r.slot, r.slot, r.web.URL, r.state, cmp.Or(r.server, `{listen: "127.0.0.1:0"}`), extra, mappings)
 	if err := os.WriteFile(r.file, []byte(text), 0o600); err != nil {
 		r.t.Fatal(err)
 	}

@@ -198,15 +198,16 @@ func timeZone(cfg *config.Config, database string) (*time.Location, error) {
 	return zone, nil
 }
 
-// newPlatform makes the client. Secrets are read again where the platform refuses them. exchanged, where it is not nil, is told of each request.
-func newPlatform(cfg *config.Config, log *slog.Logger, exchanged func(connector.Exchange)) (*platform.Client, error) {
+// newPlatform makes the client, whose requests wait for lease (nil: they don't). Secrets are read again where the platform refuses them. exchanged, where it is
+// not nil, is told of each request.
+func newPlatform(cfg *config.Config, log *slog.Logger, lease func(context.Context) error, exchanged func(connector.Exchange)) (*platform.Client, error) {
 	p, d := cfg.Platform, cfg.Delivery
 	c := platform.Config{
 		BaseURL: p.BaseURL,
 		Paths: platform.Paths{Point: string(p.Paths.Point), PointDecrease: string(p.Paths.PointDecrease), Event: string(p.Paths.Event),
 			GroupRelation: string(p.Paths.GroupRelation), Token: string(p.Paths.Token)},
 		Timeout: p.Timeout, RequestsPerSecond: p.RequestsPerSecond, MaxConns: 2*d.Concurrency + 2*d.PointConcurrency,
-		UserAgent: "tuzhan-cdc/" + version, Exchanged: exchanged, Logger: log, OpenPoints: p.PointAPI == "open",
+		UserAgent: "tuzhan-cdc/" + version, Logger: log, Lease: lease, Exchanged: exchanged, OpenPoints: p.PointAPI == "open",
 	}
 	if e := p.Encryption; e.Algorithm != "" {
 		c.Encryption = &platform.Encryption{Algorithm: e.Algorithm, Key: e.Key.Current, KeyEncoding: e.KeyEncoding, IVEncoding: e.IVEncoding, Encoding: e.Encoding}

@@ -157,6 +157,48 @@ func TestOvertaken(t *testing.T) {
 	r.reconcile()
 }
 
+// TestCutOff: a connector is cut off from its databases, and not from the platform, with a request in flight. The standby goes on when that has surely ended, and not
+// before: one customer's records never meet.
+func TestCutOff(t *testing.T) {
+	t.Parallel()
+	r := serverRig(t, crmSchema, crmMappings)
+	direct, err := os.ReadFile(r.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := pgtest.Proxy(t, r.db.Server().Addr())
+	if err := os.WriteFile(r.file, bytes.ReplaceAll(direct, []byte("@"+r.db.Server().Addr()), []byte("@"+proxy.Addr())), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	first := r.proc
+	r.db.Exec(t, `INSERT INTO crm.member_groups VALUES ('13800000001', '金卡')`)
+	r.applied(platformsim.GroupRelation, 1)
+	if err := os.WriteFile(r.file, direct, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.launch()
+	r.proc.until("as a standby")
+	if _, err := r.sim.Inject(platformsim.Fault{Endpoint: platformsim.GroupRelation, Delay: 3 * time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	r.db.Exec(t, `INSERT INTO crm.member_groups VALUES ('13800000001', '会员日')`)
+	r.platform(func(s *platformsim.Sim) bool { return s.InFlight(platformsim.GroupRelation) == 1 })
+	proxy.Refuse()
+	r.db.Exec(t, `DELETE FROM crm.member_groups WHERE group_name = '会员日'`)
+	r.proc.until("nothing is sent yet")
+	r.proc.until("msg=streaming")
+	r.settled()
+	for _, v := range r.sim.Violations() {
+		t.Errorf("%+v", v)
+	}
+	r.reconcile()
+	proxy.Heal(t)
+	if code := first.exit(); code != 1 || !strings.Contains(first.log.String(), "has taken this state over") {
+		t.Errorf("the first one: exit %d\n%s", code, first.log)
+	}
+}
+
 // TestStateServerRestarts: the state's server goes away and comes back under load: deliveries wait, the alarm says why, nothing is lost or doubled.
 func TestStateServerRestarts(t *testing.T) {
 	t.Parallel()

@@ -105,7 +105,10 @@ type prepared struct {
 // changed. While it waits for the database, a reload ends it with errReload.
 func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (p *prepared, err error) {
 	store := s.parts.store
-	client, err := newPlatform(cfg, s.log, s.parts.counters.Exchanged)
+	client, err := newPlatform(cfg, s.log, func(ctx context.Context) error {
+		_, err := insist(ctx, s, func() (any, error) { return nil, store.Lease(ctx) })
+		return err
+	}, s.parts.counters.Exchanged)
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +177,10 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (p *prepar
 	if _, err := insist(ctx, s, func() (any, error) { return nil, store.Done(ctx, ids...) }); err != nil {
 		return nil, err
 	}
-	p.saved, err = insist(ctx, s, func() (*connector.Saved, error) { return store.Load(ctx) })
+	if p.saved, err = insist(ctx, s, func() (*connector.Saved, error) { return store.Load(ctx) }); err != nil {
+		return nil, err
+	}
+	_, err = insist(ctx, s, func() (any, error) { return nil, store.Sends(ctx, cfg.Platform.Timeout, s.log) })
 	return p, err
 }
 

@@ -44,6 +44,9 @@ type Config struct {
 	RequestsPerSecond float64
 	// MaxConns is how many idle connections to a host are kept: as many as there are senders. 0: 32. It limits no sending.
 	MaxConns int
+	// Lease is asked before each request, after the wait for the rate limit: no request begins unless it gives nil. It may wait, until ctx ends. A request that
+	// it lets go lasts no longer than Timeout. nil: requests always may begin.
+	Lease func(ctx context.Context) error
 	// UserAgent is the header of that name: program and version. Empty: "tuzhan-cdc".
 	UserAgent string
 	// Exchanged is told of each request to an endpoint that takes records. It must be safe for concurrent use and not block. nil: nobody is.
@@ -73,6 +76,7 @@ type Client struct {
 	calls     tokenCalls
 	timeout   time.Duration
 	limiter   *rate.Limiter
+	lease     func(context.Context) error
 	userAgent string
 	transport *http.Transport
 	buffers   sync.Pool // of *encoded
@@ -124,7 +128,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 
-	c := &Client{endpoints: endpoints, timeout: cfg.Timeout, userAgent: cfg.UserAgent, open: cfg.OpenPoints, exchanged: cfg.Exchanged, transport: newTransport(cfg.Timeout, cfg.MaxConns)}
+	c := &Client{endpoints: endpoints, timeout: cfg.Timeout, lease: cfg.Lease, userAgent: cfg.UserAgent, open: cfg.OpenPoints, exchanged: cfg.Exchanged, transport: newTransport(cfg.Timeout, cfg.MaxConns)}
 	if cfg.Encryption != nil {
 		c.sealer = newSealer(*cfg.Encryption)
 	}
@@ -194,6 +198,12 @@ func (c *Client) ask(ctx context.Context, to *target, about connector.Exchange, 
 		data, err := body()
 		if err != nil { // a key that can't be read: it blames no record
 			return connector.Answer{Verdict: connector.SetupWrong, NotApplied: true, Err: err}
+		}
+		if c.lease != nil {
+			if err := c.lease(ctx); err != nil {
+				data.release()
+				return failed(newError(to.post, "not sent: it is not sure that no other process sends: "+err.Error(), "", err), true)
+			}
 		}
 		started := time.Now()
 		a, generation := c.attempt(ctx, left, to, about, data, refused, read)

@@ -62,6 +62,25 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// No request begins, nor the second try with a fresh token, unless Config.Lease lets it; nothing has left then.
+func TestLease(t *testing.T) {
+	requests, asked, refuse := 0, 0, errors.New("the state is away")
+	var answer error
+	c := newClient(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
+		requests++
+		_, _ = io.WriteString(w, `{"code":"100200"}`)
+		answer = refuse
+	}), func(cfg *Config) {
+		cfg.Lease = func(context.Context) error { asked++; return answer }
+	})
+	if a := c.Send(t.Context(), pointRequest()); requests != 1 || asked != 2 || a.Verdict != connector.Outage || !a.NotApplied || !errors.Is(a.Err, refuse) {
+		t.Errorf("asked %d times, %d requests: %v, not applied %v, %v", asked, requests, a.Verdict, a.NotApplied, a.Err)
+	}
+	if a := c.Probe(t.Context(), connector.PointEndpoint); requests != 1 || asked != 3 || a.Verdict != connector.Outage {
+		t.Errorf("a probe: asked %d times, %d requests: %v", asked, requests, a.Verdict)
+	}
+}
+
 func TestWrongRequest(t *testing.T) {
 	c := newClient(t, "http://"+closedPort(t))
 	two := pointRequest()

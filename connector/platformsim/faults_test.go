@@ -358,6 +358,12 @@ func TestDelayEndsWithTheClient(t *testing.T) {
 	if err := s.Wait(soon(t), func(s *Sim) bool { return s.Count(Point) == 1 && s.InFlight("") == 0 }); err != nil {
 		t.Error(err)
 	}
+	if _, err := post(t.Context(), t, client, base+"/point/increase", goodPoint); err != nil {
+		t.Fatal(err)
+	}
+	if all := s.Requests(); len(all) != 2 || !all[0].HungUp || all[1].HungUp {
+		t.Errorf("who hung up: %+v", all)
+	}
 }
 
 func TestGate(t *testing.T) {

@@ -66,6 +66,8 @@ type Request struct {
 	Fault int `json:"fault,omitempty"`
 	// Cut says that the connection was cut before the answer or within it.
 	Cut bool `json:"cut,omitempty"`
+	// HungUp says that the client had hung up before the request was done: its time had run out, or it has died.
+	HungUp bool `json:"hungUp,omitempty"`
 }
 
 // ViolationKind says what a well-behaved client would not have done, though the platform takes it.

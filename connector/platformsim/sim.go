@@ -468,7 +468,7 @@ func (s *Sim) end(c *call, a *answer) {
 	}
 	if !s.options.NoLedger {
 		req := Request{Number: c.number, Endpoint: c.endpoint, Received: c.received, Answered: time.Now(), Bytes: c.size, Records: c.n,
-			Applied: c.applied, Status: a.status, Code: a.code, Refusal: a.refusal, Fault: c.fault, Cut: a.cut != noCut}
+			Applied: c.applied, Status: a.status, Code: a.code, Refusal: a.refusal, Fault: c.fault, Cut: a.cut != noCut, HungUp: c.ctx.Err() != nil}
 		s.ledger.requests = append(s.ledger.requests, req)
 	}
 	s.ledger.wake()

@@ -31,9 +31,12 @@ type server struct {
 
 	batch    *pgx.Batch // what the open transaction has still to run
 	ops      []int      // whose each of it is; -1: the transaction's own
+	began    time.Time  // not later than it
 	numbered map[string]string
 
 	settleFor time.Duration // how long the callers of a transaction wait for a lost connection, before they are told that its end is not known
+
+	lease lease
 
 	gone    chan struct{}
 	goneErr error // set before gone is closed
@@ -101,15 +104,19 @@ func (s *server) takeOver(ctx context.Context) error {
 	if err != nil {
 		host = "unknown"
 	}
-	tag, err := s.conn.Exec(ctx, "UPDATE meta SET holder = $1, session = $2, token = 0, host = $3, pid = $4, since = now() WHERE id = 1",
-		s.holder, session, clean(host), int64(os.Getpid()))
-	if err != nil {
+	var before inherited
+	began := time.Now()
+	err = s.conn.QueryRow(ctx, "UPDATE meta SET holder = $1, session = $2, token = 0, host = $3, pid = $4, since = now() WHERE id = 1 RETURNING lease, sender",
+		s.holder, session, clean(host), int64(os.Getpid())).Scan(&before.milliseconds, &before.sender)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return fmt.Errorf("%w: table meta has lost its row", ErrDamaged)
+	case err != nil:
 		return s.withRights(err)
 	}
-	if tag.RowsAffected() != 1 {
-		return fmt.Errorf("%w: table meta has lost its row", ErrDamaged)
-	}
 	s.session, s.token = session, 0
+	s.lease.inherit(before)
+	s.lease.confirm(began)
 	return nil
 }
 
@@ -159,6 +166,7 @@ func (s *server) who(ctx context.Context) string {
 func (s *server) attach() (landed bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), transactionTimeout)
 	defer cancel()
+	began := time.Now()
 	pid, started := s.pid, s.started
 	if err := s.connect(ctx); err != nil {
 		return false, err
@@ -195,6 +203,7 @@ func (s *server) attach() (landed bool, err error) {
 	}
 	landed = s.unknown != 0 && token == s.unknown
 	s.session, s.token, s.unknown = session, token, 0
+	s.lease.confirm(began)
 	return landed, nil
 }
 
@@ -258,7 +267,7 @@ func (s *server) begin() (landed bool, err error) {
 			return false, err
 		}
 	}
-	s.batch, s.ops = &pgx.Batch{}, s.ops[:0]
+	s.batch, s.ops, s.began = &pgx.Batch{}, s.ops[:0], time.Now()
 	return landed, errors.Join(s.exec(-1, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"), s.exec(-1, fence, s.token+1, s.session))
 }
 
@@ -310,6 +319,7 @@ func (s *server) commit() error {
 		return s.failed(err, true)
 	}
 	s.token++
+	s.lease.confirm(s.began)
 	return nil
 }
 
@@ -394,7 +404,9 @@ func (s *server) keep() (landed bool, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), transactionTimeout)
 	defer cancel()
+	began := time.Now()
 	if s.conn != nil && !s.conn.IsClosed() && s.conn.Ping(ctx) == nil {
+		s.lease.confirm(began) // who answers has the lock
 		return false, nil
 	}
 	if s.conn != nil && !s.conn.IsClosed() {
@@ -410,7 +422,13 @@ func (s *server) close() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	_, err := s.conn.Exec(ctx, "SELECT pg_advisory_unlock_all()")
+	var err error
+	if s.lease.sends.Load() > 0 && s.goneErr == nil {
+		_, err = s.conn.Exec(ctx, "UPDATE meta SET lease = 0 WHERE id = 1 AND session = $1", s.session)
+	}
+	if err == nil {
+		_, err = s.conn.Exec(ctx, "SELECT pg_advisory_unlock_all()")
+	}
 	drop(s.conn)
 	if s.goneErr != nil || passing(err) {
 		return nil // it goes with the session

@@ -25,9 +25,11 @@ const metaTable = `CREATE TABLE meta (
 	holder  text NOT NULL DEFAULT '',  -- the process
 	session text NOT NULL DEFAULT '',  -- its connection
 	token   bigint NOT NULL DEFAULT 0, -- the last transaction of the holder
-	host    text NOT NULL DEFAULT '',  -- for people, as all below
+	host    text NOT NULL DEFAULT '',  -- for people, as the next two
 	pid     bigint NOT NULL DEFAULT 0,
-	since   timestamptz NOT NULL DEFAULT now()
+	since   timestamptz NOT NULL DEFAULT now(),
+	lease   bigint NOT NULL DEFAULT 0, -- milliseconds that a successor keeps still (see lease.go); 0: the last sender has ended
+	sender  text NOT NULL DEFAULT ''   -- whose requests may be out: a process, as it names itself
 );
 INSERT INTO meta (id, version) VALUES (1, 0)`
 

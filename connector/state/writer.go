@@ -25,7 +25,7 @@ const (
 	// complainEvery is how often the log says that outcomes can't be written, where no caller is there to be told.
 	complainEvery = 30 * time.Second
 	// keepEvery is how often an idle medium is asked whether it is still there.
-	keepEvery = 10 * time.Second
+	keepEvery = 2 * time.Second
 	// mostAgain is how often in a row a transaction is written again at once because the connection was lost under it.
 	mostAgain = 3
 )

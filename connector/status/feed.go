@@ -174,7 +174,9 @@ func (f *feed) measure(now time.Time, s *Snapshot) *rates {
 	if len(f.samples) > 0 {
 		b := f.samples[0]
 		over := now.Sub(b.at).Seconds()
-		r.Over = math.Round(over)
+		if r.Over = math.Round(over); over < (rateOver + 2*lookEvery).Seconds() {
+			r.Over = min(r.Over, rateOver.Seconds()) // the ticks are not exact, and that is nothing new
+		}
 		per := func(now, then uint64) float64 { return round(float64(now-min(now, then)) / over) }
 		for name, n := range a.tables {
 			r.Tables[name] = per(n, b.tables[name])

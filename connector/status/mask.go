@@ -37,7 +37,7 @@ func (m *masker) document(raw json.RawMessage, change bool) json.RawMessage {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
 	var out bytes.Buffer
-	if err := m.value(d, &out, "", change, !change); err != nil {
+	if err := m.value(d, &out, "", change, !change); err != nil || len(bytes.TrimSpace(raw[d.InputOffset():])) > 0 {
 		return json.RawMessage(`"***"`)
 	}
 	return out.Bytes()

@@ -132,7 +132,7 @@ func secured(next http.Handler) http.Handler {
 // set, such a page gets no further than anybody else, and a proxy in front may have any name.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.loopback && s.o.AdminToken == nil && !localName(r.Host) {
+		if s.loopback && s.o.AdminToken == nil && !localName(r.Host) && r.Host != s.o.Address {
 			http.Error(w, "server.listen is a loopback address, and is asked for by its own name only: http://"+s.Addr()+"/ (behind a proxy, set server.adminToken)",
 				http.StatusMisdirectedRequest)
 			return

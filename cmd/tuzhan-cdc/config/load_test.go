@@ -140,7 +140,7 @@ func TestFullFile(t *testing.T) {
 		Delivery: Delivery{Concurrency: 5, PointConcurrency: 17, MaxBatch: 499, MaxBatchBytes: 2 << 20, MaxPending: 20001, MaxPendingBytes: 9 << 20,
 			Backoff: Backoff{Initial: 300 * time.Millisecond, Max: 40 * time.Second}, GiveUpAfter: 24 * time.Hour, MaxDeadLetters: 10001},
 		State:    State{Path: "/var/lib/tuzhan-cdc/state.db", KeyFile: "testdata/full/secrets/letters-key", KeepDeadLetters: 30 * 24 * time.Hour},
-		Server:   Server{Listen: "0.0.0.0:9000"},
+		Server:   Server{Listen: "0.0.0.0:9000", AdminToken: NewSecret("a-token-of-some-length")},
 		Log:      Log{Level: -4, Format: "json"},
 		Mappings: got.Mappings,
 	}
@@ -162,6 +162,7 @@ func TestSecretFilesAreFoundBesideTheFile(t *testing.T) {
 	cfg := loadFull(t, "token.yaml")
 	if cfg.Platform.Token.Reveal() != "token-from-a-file" || cfg.Platform.Token.File() != "testdata/full/secrets/token" ||
 		cfg.Source.DSN.Reveal() != "postgres://cdc:from-a-file@db.example.com:5433/crm" ||
+		cfg.Server.AdminToken.Reveal() != "an-admin-token-from-a-file" || cfg.Server.AdminToken.File() != "testdata/full/secrets/admin-token" ||
 		cfg.State.DSN.Reveal() != "postgres://cdc:state-from-a-file@state.example.com:5432/connector" || cfg.State.Path != "" {
 		t.Errorf("%q %q", cfg.Platform.Token.Reveal(), cfg.Platform.Token.File())
 	}

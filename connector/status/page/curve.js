@@ -1,7 +1,7 @@
 // Curves of the last hour, or of what there is of it: one point every five seconds, a line with a soft area below. Pointer and arrow keys read it.
 import { t, h, put, clock } from "./text.js";
 
-const ns = "http://www.w3.org/2000/svg", minutes = [3, 10, 30, 60], w = 300, height = 64;
+const ns = "http://www.w3.org/2000/svg", minutes = [3, 5, 10, 20, 40, 60], w = 300, height = 64;
 
 function svg(tag, attributes) {
   const e = document.createElementNS(ns, tag);
@@ -64,7 +64,7 @@ export class Curve {
   draw() {
     const { points, column, format } = this, end = this.end(), reach = this.reach();
     const values = points.map((p) => p[column]).filter((v) => v !== null);
-    const most = Math.max(0, ...values), top = most > 0 ? most * 1.08 : 1;
+    const most = Math.max(0, this.now ?? 0, ...values), top = most > 0 ? most * 1.08 : 1;
     const x = (p) => w - (end - p[0]) * w / (reach * 60), y = (v) => height - 1 - (height - 4) * v / top;
     let line = "", area = "", run = [];
     const flush = () => {

@@ -47,7 +47,7 @@ export function showCounts({ snapshot: s }) {
   const now = JSON.stringify([s.stateRead, s.deadLetters, s.since]);
   if (now !== counts) {
     counts = now;
-    read();
+    if (s.stateRead) read();
   }
 }
 

@@ -96,10 +96,11 @@ function headline(key) {
   return t("alarm.other", { name: key });
 }
 
-// cure gives a cure with its commands set apart: what stands in backquotes, or SQL.
+// cure gives a cure with its commands set apart, to be copied: what stands in backquotes, and SQL.
 function cure(text) {
-  const parts = text.split("`");
-  return parts.flatMap((p, i) => i % 2 ? [h("code", {}, p), copyButton(p)] : p ? [p] : []);
+  const sql = /(tuzhan-cdc [a-z-]+(?: [\w.-]+)*(?=[;,)]|$)|(?:ALTER|SELECT|CREATE|GRANT|DROP|REINDEX) [A-Zp][^;]*(?:; (?=SELECT pg_)[^;]*)?;?)/;
+  return text.split("`").flatMap((p, i) => i % 2 ? [[true, p]] : p.split(sql).map((q, j) => [j % 2 === 1, q]))
+    .flatMap(([command, part]) => command ? [h("code", {}, part.trim()), copyButton(part.trim())] : part ? [part] : []);
 }
 
 function drawAlarms(s) {
@@ -119,7 +120,7 @@ function drawAlarms(s) {
     if (p.sign !== sign) {
       p.sign = sign;
       p.todo.replaceChildren(...(a.cure ? [h("strong", {}, t("alarm.cure") + " "), ...cure(a.cure)] : []));
-      p.buttons.replaceChildren(...[a.cure && !a.cure.includes("`") && copyButton(a.cure), ...actions(a.key)].filter(Boolean));
+      p.buttons.replaceChildren(...actions(a.key));
     }
   });
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -20,7 +21,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestServer(t *testing.T) {
 	snapshot := Snapshot{State: Streaming, Version: "v", Slot: Slot{Name: "s"},
 		Checkpoint: CheckpointOf(&connector.Checkpoint{Settled: connector.Position{Commit: 0x16B374D848, Index: 3}, Ranges: make([]connector.Range, 2)})}
-	server, err := Listen(Options{Address: "127.0.0.1:0", Snapshot: func() Snapshot { return snapshot }, Log: slog.New(slog.DiscardHandler)})
+	var mu sync.Mutex
+	server, err := Listen(Options{Address: "127.0.0.1:0", Snapshot: func() Snapshot { mu.Lock(); defer mu.Unlock(); return snapshot }, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,10 +57,12 @@ func TestServer(t *testing.T) {
 		state, key string
 		ready      bool
 	}{{Starting, "", false}, {Waiting, "", false}, {Streaming, "delivery/event", false}, {Streaming, "state", false}, {Streaming, "source/wal", true}} {
+		mu.Lock()
 		snapshot.State, snapshot.Alarms = c.state, nil
 		if c.key != "" {
 			snapshot.Alarms = []connector.Alarm{{Key: c.key, Text: "the reason"}}
 		}
+		mu.Unlock()
 		code, body := get("/readyz")
 		if (code == 200) != c.ready || (c.state == Streaming && !c.ready && !strings.Contains(body, "the reason")) {
 			t.Errorf("%+v: %d %s", c, code, body)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -93,8 +94,17 @@ func (s *Server) access(r *http.Request) (Access, error) {
 	return access, nil
 }
 
-// fromHere reports whether a request comes from this machine, and not by way of a proxy that lets others in.
+// fromHere reports whether a request comes from this machine, and not by way of a proxy that lets others in. Not every proxy says that it is one: some show by
+// their HTTP/1.0, or by the page's own address, which a browser tells.
 func fromHere(r *http.Request) bool {
+	if origin := r.Header.Get("Origin"); origin != "" {
+		if u, err := url.Parse(origin); err != nil || !localName(u.Host) && u.Host != r.Host {
+			return false
+		}
+	}
+	if !r.ProtoAtLeast(1, 1) {
+		return false
+	}
 	for _, header := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "Via"} {
 		if r.Header.Get(header) != "" {
 			return false

@@ -154,6 +154,7 @@ func TestWhoMay(t *testing.T) {
 		"loopback":                  {"127.0.0.1:0", nil, nil, 200},
 		"loopback by name":          {"127.0.0.1:0", nil, header("Host", "localhost:9000"), 200},
 		"loopback through a proxy":  {"127.0.0.1:0", nil, header("X-Forwarded-For", "203.0.113.7"), 403},
+		"loopback by another name":  {"127.0.0.1:0", nil, header("Origin", "https://cdc.example.com", "Sec-Fetch-Site", "same-origin"), 403},
 		"loopback with a token":     {"127.0.0.1:0", token, nil, 401},
 		"anywhere":                  {"0.0.0.0:0", nil, nil, 403},
 		"anywhere with a token":     {"0.0.0.0:0", token, nil, 401},

@@ -37,8 +37,9 @@ func serve(t *testing.T, o Options) *Server {
 
 // TestReady: each thing that keeps a connector from streaming or delivering is a reason, in text and in JSON, with its cure; others are none.
 func TestReady(t *testing.T) {
-	var snapshot Snapshot
-	server := serve(t, Options{Snapshot: func() Snapshot { return snapshot }})
+	var now atomic.Pointer[Snapshot] // the server looks by itself too
+	now.Store(&Snapshot{})
+	server := serve(t, Options{Snapshot: func() Snapshot { return *now.Load() }})
 	for _, c := range []struct {
 		state string
 		keys  []string
@@ -56,10 +57,11 @@ func TestReady(t *testing.T) {
 		{Streaming, []string{"state/delivery"}, []string{"state/delivery"}},
 		{Streaming, []string{"config", "deadletters", "failing", "held/order-paid", "source/wal", "source/slot", "source/table/crm.orders"}, nil},
 	} {
-		snapshot = Snapshot{State: c.state}
+		snapshot := Snapshot{State: c.state}
 		for _, key := range c.keys {
 			snapshot.Alarms = append(snapshot.Alarms, connector.Alarm{Key: key, Text: "text of " + key, Cure: "cure of " + key})
 		}
+		now.Store(&snapshot)
 		err := Ready(t.Context(), server.Addr())
 		if (err == nil) != (c.about == nil) {
 			t.Errorf("%s %v: %v", c.state, c.keys, err)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,11 +36,13 @@ func full() Snapshot {
 
 // TestMetrics: the names and help texts are as Prometheus wants them, the values are the snapshot's, and nothing that was not known is made up.
 func TestMetrics(t *testing.T) {
+	var now atomic.Pointer[Snapshot] // the server looks by itself too
 	snapshot := full()
+	now.Store(&snapshot)
 	m := NewMetrics("v1")
 	m.Observe(connector.Exchange{Endpoint: connector.EventEndpoint, Records: 500, Duration: 30 * time.Millisecond, Verdict: connector.Delivered})
 	m.Observe(connector.Exchange{Endpoint: connector.PointEndpoint, Records: 0, Duration: time.Second, Verdict: connector.Outage})
-	server := serve(t, Options{Snapshot: func() Snapshot { return snapshot }, Metrics: m})
+	server := serve(t, Options{Snapshot: func() Snapshot { return *now.Load() }, Metrics: m})
 	problems, err := testutil.GatherAndLint(m.registry)
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +85,7 @@ func TestMetrics(t *testing.T) {
 		t.Error("an alarm's text is among the metrics")
 	}
 
-	snapshot = Snapshot{State: Starting}
+	now.Store(&Snapshot{State: Starting})
 	before, after := names(t, text), names(t, scrape(t, server))
 	gone := slices.DeleteFunc(before, func(n string) bool { return slices.Contains(after, n) })
 	want := []string{"checkpoint_commit_timestamp_seconds", "checkpoint_ranges", "checkpoint_timestamp_seconds", "dead_letters_open", "dead_letters_total", "endpoint_up", "gaps", "lag_bytes",

@@ -191,9 +191,9 @@ function drawWaits(s) {
       buttons: () => m.reason ? [m.why !== "misfit" && resumeButton(m.mapping), !m.setAside && asideButton(m.mapping)] : [] });
   }
   for (const b of s.backfills ?? []) {
-    const done = b.rows ?? b.read ?? b.done;
-    list.push({ key: "backfill/" + (b.id ?? b.mapping), title: `${t("waits.backfills")}: ${b.mapping}`, chip: has("backfill." + b.status) ? t("backfill." + b.status) : b.status ?? "",
-      text: [b.table, typeof done === "number" && t("rows", { n: done }), b.reason].filter(Boolean).join(" · ") });
+    list.push({ key: "backfill/" + b.id, title: `${t("waits.backfills")}: ${b.mapping}`, chip: t("backfill." + b.state),
+      text: [b.table, b.estimate > b.rows ? t("rowsOf", { n: b.rows, all: b.estimate }) : t("rows", { n: b.rows }), b.rate > 0 && t("perSecond", { n: b.rate }),
+        b.pending > 0 && t("pending", { n: b.pending }), b.reason].filter(Boolean).join(" · ") });
   }
   for (const g of s.gaps) list.push({ key: `gap/${g.from}/${g.table ?? ""}/${g.at}`, title: t("waits.gaps"), text: t("gapOf", { table: g.table || t("allTables"), from: g.from, to: g.to && g.to !== "0/0" ? g.to : t("unknownEnd"), time: clock(g.at) }) + ": " + g.reason,
     help: t("waits.gaps.help") });

@@ -271,7 +271,7 @@ func TestPageToken(t *testing.T) {
 	b.click(details(first) + " [data-do=unmask]")
 	b.has(details(first)+" pre", "13812345678")
 	b.accessible()
-	if wide := eval[int](b, `document.documentElement.scrollWidth`); wide > 360 {
+	if wide := eval[int](b, `Math.max(document.documentElement.scrollWidth, document.querySelector(".scroll").scrollWidth, document.querySelector(".letter").scrollWidth)`); wide > 360 {
 		t.Errorf("with details the page is %d wide on a phone of 360", wide)
 	}
 	b.click("#sign")
@@ -296,6 +296,8 @@ func TestPageResume(t *testing.T) {
 	b.has(`[data-wait="held/braked"]`, "more than maxPerMinute")
 	b.has(`[data-alarm="held/braked"]`, "Mapping braked is held")
 	b.has(`[data-alarm="held/braked"] code`, "resume --mapping braked")
+	b.click(`[data-alarm="held/braked"] .copy`)
+	b.has("#said", "Copied")
 	b.has(node("mapping", "braked"), "held")
 	b.has(node("mapping", "free"), "50 delivered")
 	b.click(`[data-wait="held/braked"] [data-do=resume]`)
@@ -317,4 +319,28 @@ func (r *rig) letter(id int64) (l status.Letter) {
 		r.t.Fatalf("exit %d: %s%s", code, out, errs)
 	}
 	return l
+}
+
+// TestPagePause: a pause for too many dead letters shows, with a button that ends it.
+func TestPagePause(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
+	r.onPort(crmMappings, "")
+	r.write(crmMappings, "delivery: {maxDeadLetters: 2, backoff: {initial: 50ms, max: 1h}}") // a trial record would end the pause by itself
+	r.start()
+	b := openPage(t, r.address(), look{})
+	r.refuses("N-")
+	r.db.Exec(t, `INSERT INTO crm.orders(order_no, phone, amount, status) SELECT 'N-' || i, '138' || 10000000 + i, 7, 'paid' FROM generate_series(1, 3) i`)
+	b.has("#state", "Delivery paused")
+	b.has(`[data-alarm="delivery/deadletters"]`, "too many dead letters are open")
+	b.has(`[data-wait=paused]`, "Delivery is paused")
+	r.sim.ClearFaults()
+	r.db.Exec(t, `INSERT INTO crm.member_groups VALUES ('13900000000', '新客')`)
+	b.click(`[data-alarm="delivery/deadletters"] [data-do=resume]`)
+	b.has("#dialog", "Resume delivery?")
+	b.click(`#dialog [type=submit]`)
+	b.until(`document.querySelectorAll("#alarms li").length === 0 && !document.querySelector("[data-wait=paused]")`)
+	b.has(node("mapping", "member-groups"), "1 delivered")
+	b.has("#state", "Streaming")
+	b.clean()
 }

@@ -166,8 +166,8 @@ func (s *Server) reply(w http.ResponseWriter, v any) {
 //go:embed page
 var pageFiles embed.FS
 
-// version names the files of this process: it is part of their tags.
-var version = rand.Text()
+// filesTag tells the files of this process from those of another version.
+var filesTag = rand.Text()
 
 // assets serves the page's files.
 func assets() http.Handler {
@@ -179,7 +179,7 @@ func assets() http.Handler {
 			return
 		}
 		w.Header().Set("Cache-Control", "no-cache")
-		w.Header().Set("ETag", `"`+version+`"`)
+		w.Header().Set("ETag", `"`+filesTag+`"`)
 		files.ServeHTTP(w, r)
 	})
 }

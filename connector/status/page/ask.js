@@ -47,8 +47,21 @@ export async function act(path, body, said) {
   }
 }
 
+// copy copies a text; where the page came without TLS from another machine, browsers have only the old way for it.
 export async function copy(text) {
-  try { await navigator.clipboard.writeText(text); say(t("copied")); } catch { say(t("notCopied")); }
+  let done = false;
+  try {
+    await navigator.clipboard.writeText(text);
+    done = true;
+  } catch {
+    const focused = document.activeElement, area = h("textarea", { value: text, class: "sr" });
+    document.body.append(area);
+    area.select();
+    done = document.execCommand("copy");
+    area.remove();
+    focused?.focus();
+  }
+  say(t(done ? "copied" : "notCopied"));
 }
 
 export const copyButton = (text, label = t("copy")) => h("button", { type: "button", class: "plain copy", onclick: () => copy(typeof text === "function" ? text() : text) }, label);

@@ -79,7 +79,7 @@ function ribbons() {
     total.set(id, (total.get(id) ?? 0) + width(e.rate) + 2);
   }
   const paths = edges.flatMap((e) => {
-    const a = at(e.from), b = at(e.to), w = width(e.rate);
+    const a = at(e.from), b = at(e.to), w = Math.max(width(e.rate), e.state ? 2 : 0);
     if (!a || !b) return [];
     const y = (r, end, side) => {
       const id = end.join("|") + side, taken = used.get(id) ?? 0;

@@ -100,7 +100,7 @@ form.addEventListener("input", () => {
 form.addEventListener("submit", (e) => { e.preventDefault(); read(); });
 
 function row(l) {
-  const cells = Object.fromEntries(columns.map((c) => [c, h("td", { class: "c-" + c, "data-label": c === "select" ? null : t(c) })]));
+  const cells = Object.fromEntries(columns.map((c) => [c, h("td", { class: "c-" + c })]));
   const box = h("input", { type: "checkbox", "aria-label": t("select", { id: l.id }), onchange: () => { box.checked ? chosen.add(l.id) : chosen.delete(l.id); draw(); } });
   cells.select.append(box);
   const button = h("button", { type: "button", class: "expand", "aria-expanded": "false", "aria-label": t("details", { id: l.id }), onclick: () => toggle(l.id) }, String(l.id));

@@ -46,13 +46,13 @@ function lose() {
 
 setInterval(() => {
   if (!lost && heard && Date.now() - heard > silence) { source.close(); lose(); }
-  if (lost) drawLost(); else if (state) draw();
+  if (!lost && state) draw();
 }, 1000);
 
 function drawLost() {
   document.body.classList.toggle("is-lost", Boolean(lost));
   $("lost").hidden = !lost;
-  if (lost) put($("lost"), full ? t("full") : t("lost", { time: clock(lost), ago: t("agoPast", { span: span((Date.now() - lost) / 1000) }) }));
+  if (lost) put($("lost"), full ? t("full") : t("lost", { time: clock(lost) }));
   drawState();
 }
 

@@ -67,5 +67,7 @@ for target in $TARGETS; do
     gzip -n >"$DIST/$archive"
   archives+=("$archive")
 done
-(cd "$DIST" && sha256sum "${archives[@]}" >SHA256SUMS)
+sums=(sha256sum)
+command -v sha256sum >/dev/null || sums=(shasum -a 256)
+(cd "$DIST" && "${sums[@]}" "${archives[@]}" >SHA256SUMS)
 cat "$DIST/SHA256SUMS"

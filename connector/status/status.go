@@ -1,8 +1,9 @@
 // Package status holds the one snapshot of a connector that everything an operator sees is rendered from: the status command, the page at server.listen, the
-// JSON at /status.json, /healthz and /readyz.
+// JSON at /status.json, /metrics, /healthz and /readyz.
 //
 // server.go answers; feed.go takes a snapshot each second that somebody watches, tells the pages of it, and remembers the last hour; letters.go shows dead
-// letters and does what the page's buttons ask for, through Control; admin.go knows who may; mask.go hides what is personal. The page itself is in page/.
+// letters and does what the page's buttons ask for, through Control; admin.go knows who may; mask.go hides what is personal; health.go says whether
+// the process lives and whether it delivers, metrics.go makes metrics for Prometheus of the snapshot. The page itself is in page/.
 package status
 
 import (

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -358,12 +359,19 @@ func (b *chaosBooks) compareGroups(times map[string]int, letters map[string]*con
 	for _, w := range relations {
 		if letters[w.key] != nil {
 			lettered[w.phone] = true
-			if times[w.key] > 0 {
-				applyGroups(open, w.phone, "add", w.groups)
-			}
 		}
-		if times[w.key] > 0 {
-			applyGroups(should, w.phone, w.opt, w.groups)
+		if times[w.key] == 0 {
+			continue
+		}
+		before := maps.Clone(should[w.phone])
+		applyGroups(should, w.phone, w.opt, w.groups)
+		if letters[w.key] != nil {
+			applyGroups(open, w.phone, "add", w.groups)
+			for name := range before { // what an update takes away
+				if !should[w.phone][name] {
+					open[w.phone][name] = true
+				}
+			}
 		}
 	}
 	names := func(of map[string]map[string]bool, phone string) []string {

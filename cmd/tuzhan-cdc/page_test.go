@@ -86,6 +86,7 @@ func TestPageShowsTheTruth(t *testing.T) {
 	b.until(`!document.querySelector("#ribbons .down") && !document.querySelector('.node .chip.wait')`)
 	b.has("#verdict", "All is well")
 
+	r.settled() // nothing comes again
 	r.proc.kill()
 	b.has("#lost", "does not answer since")
 	b.has("#state", "Lost")

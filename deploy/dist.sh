@@ -37,11 +37,8 @@ licenses() {
 
 licenses >"$work/THIRD-PARTY-LICENSES"
 # The manual pages are the same for all: they come from the program itself.
-man=
-if grep -q '^man:' Makefile; then
-  make --no-print-directory man MAN="$work/man" >/dev/null
-  man=$work/man
-fi
+CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o "$work/here/" ./cmd/tuzhan-cdc
+"$work/here/tuzhan-cdc" man "$work/man" >/dev/null
 
 # files copies what is under version control, so that nothing that lies about comes along.
 files() {
@@ -60,7 +57,7 @@ for target in $TARGETS; do
     mkdir -p "$root/$(dirname "$file")"
     cp "$file" "$root/$file"
   done
-  [ -z "$man" ] || cp -R "$man" "$root/man"
+  cp -R "$work/man" "$root/man"
   chmod -R u=rwX,go=rX "$root"
   archive=$name.tar.gz
   tar --directory "$work" --format=ustar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --create --file - "$name" |

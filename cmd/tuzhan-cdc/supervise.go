@@ -348,7 +348,14 @@ const mostRetried = 500
 
 // mapperFor makes a mapper for one goroutine; counters may be nil.
 func mapperFor(cfg *config.Config, of connector.Lineage, zone *time.Location, counters *connector.Counters) connector.Mapper {
-	return cfg.Mappings.Mapper(mapping.Options{SystemID: of.SystemID, Database: of.Database, TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != "", Counters: counters})
+	o := mapperOptions(cfg, of.SystemID, of.Database, zone)
+	o.Counters = counters
+	return cfg.Mappings.Mapper(o)
+}
+
+// mapperOptions are the same for whoever maps: run, retry and preview.
+func mapperOptions(cfg *config.Config, systemID, database string, zone *time.Location) mapping.Options {
+	return mapping.Options{SystemID: systemID, Database: database, TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != ""}
 }
 
 // watch waits for a reason to run the pipeline anew, and calls stop then. It gives the configuration, where that was read again.

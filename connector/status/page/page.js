@@ -98,7 +98,7 @@ function headline(key) {
 
 // cure gives a cure with its commands set apart, to be copied: what stands in backquotes, and SQL.
 function cure(text) {
-  const sql = /(tuzhan-cdc [a-z-]+(?: [\w.-]+)*(?=[;,)]|$)|(?:ALTER|SELECT|CREATE|GRANT|DROP|REINDEX) [A-Zp][^;]*(?:; (?=SELECT pg_)[^;]*)?;?)/;
+  const sql = /(tuzhan-cdc [a-z-]+(?: (?:'[^']*'|[^\s;,)']+))*(?=[;,)]|$)|(?:ALTER|SELECT|CREATE|GRANT|DROP|REINDEX) [A-Zp][^;]*(?:; (?=SELECT pg_)[^;]*)?;?)/;
   return text.split("`").flatMap((p, i) => i % 2 ? [[true, p]] : p.split(sql).map((q, j) => [j % 2 === 1, q]))
     .flatMap(([command, part]) => command ? [h("code", {}, part.trim()), copyButton(part.trim())] : part ? [part] : []);
 }

@@ -11,18 +11,23 @@ TIMEOUT ?= 9m
 FUZZTIME ?= 30s
 BENCH ?= .
 BENCHTIME ?= 1s
+TARGETS ?=
+DIST ?= dist
 ARGS ?=
 
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-matrix race lint docs man fuzz bench soak chaos chaos-proves demo test-image image clean
+.PHONY: help build dist test test-matrix race lint docs man fuzz bench soak chaos chaos-proves demo screenshots test-image image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/tuzhan-cdc and bin/platformsim: static, with the version of git
 	$(GOBUILD) -o bin/ ./cmd/...
+
+dist: ## dist/: an archive for each of TARGETS (linux and darwin, amd64 and arm64) and SHA256SUMS; the same source gives the same bytes
+	@VERSION='$(VERSION)' TARGETS='$(TARGETS)' DIST='$(DIST)' deploy/dist.sh
 
 test: ## everything that must pass, on a real PostgreSQL; installs what it needs as root on Debian or Ubuntu (PACKAGES, TIMEOUT)
 	@.ci/prepare test
@@ -68,10 +73,14 @@ demo: build ## a whole CRM, platform and connector on this machine for 20 s, wit
 	@.ci/prepare demo
 	bin/tuzhan-cdc demo $(ARGS)
 
+screenshots: ## the pictures of the page in deploy/screenshots, taken anew from a real run (four minutes)
+	@.ci/prepare test
+	SCREENSHOTS=$(CURDIR)/deploy/screenshots CGO_ENABLED=0 go test -count=1 -run '^TestScreenshots$$' -v -timeout 15m ./cmd/tuzhan-cdc
+
 test-image: ## the PostgreSQL image for the tests, from Debian packages (root on Debian or Ubuntu; SUITE, FORCE=1)
 	@deploy/test-image/build.sh
 
-image: ## the container image tuzhan-cdc:VERSION
+image: ## the container images tuzhan-cdc:VERSION and tuzhan-cdc-platformsim:VERSION, also as latest
 	@VERSION='$(VERSION)' deploy/image.sh
 
 clean: ## removes what was built

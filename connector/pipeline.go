@@ -61,13 +61,14 @@ type Pipeline struct {
 	lettered func(n int)
 
 	changes, skipped, records, mappingLetters atomic.Uint64
+	counters                                  map[string]*MappingCounters // its entries never change
 
 	marked                            uint64 // changes of the transaction markedIn that its marker has settled; the reader's goroutine only
 	markedIn                          LSN
 	markedTransactions, markedChanges atomic.Uint64
 }
 
-// PipelineOptions are what a pipeline is made of. All fields but MaxPerMinute and Lettered are required.
+// PipelineOptions are what a pipeline is made of. All fields but MaxPerMinute, Counters and Lettered are required.
 type PipelineOptions struct {
 	Mapper Mapper
 	Store  Store
@@ -77,8 +78,10 @@ type PipelineOptions struct {
 	Mappings []string
 	// MaxPerMinute are the mappings' brakes; nil: none has one.
 	MaxPerMinute map[string]int
-	Alarms       *Alarms
-	Log          *slog.Logger
+	// Counters is told of records made and letters stored, under the names in Mappings; nil: nobody is.
+	Counters *Counters
+	Alarms   *Alarms
+	Log      *slog.Logger
 	// Lettered, where it is set, is told how many dead letters of class mapping were stored that count for delivery.maxDeadLetters.
 	Lettered func(n int)
 }
@@ -93,6 +96,12 @@ func NewPipeline(o PipelineOptions) *Pipeline {
 	}
 	for _, k := range cp.Partial {
 		p.settledAt[k] = true
+	}
+	if o.Counters != nil {
+		p.counters = make(map[string]*MappingCounters, len(o.Mappings))
+		for _, name := range o.Mappings {
+			p.counters[name] = o.Counters.Mapping(name)
+		}
 	}
 	p.brakes = newBrakes(o.MaxPerMinute, cp.Brakes)
 	p.tracker = newTracker(cp, &p.settled)
@@ -224,6 +233,7 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 	}
 	if len(p.out.Records) > 0 {
 		p.records.Add(uint64(len(p.out.Records)))
+		p.countRecords()
 		for _, r := range p.out.Records {
 			r.change = open
 			if settlesUnsent {
@@ -231,6 +241,20 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 			}
 		}
 		p.deliverer.Submit(p.out.Records)
+	}
+}
+
+// countRecords counts what is in p.out by mapping. A mapping's records stand together.
+func (p *Pipeline) countRecords() {
+	for rest := p.out.Records; len(rest) > 0; {
+		n := 1
+		for n < len(rest) && rest[n].Mapping == rest[0].Mapping {
+			n++
+		}
+		if c := p.counters[rest[0].Mapping]; c != nil {
+			c.Records.Add(uint64(n))
+		}
+		rest = rest[n:]
 	}
 }
 
@@ -415,6 +439,9 @@ func (p *Pipeline) storeLetters(ctx context.Context) error {
 			for _, q := range batch {
 				if !q.letter.Uncounted {
 					counted++
+				}
+				if c := p.counters[q.letter.Mapping]; c != nil {
+					c.Lettered(q.letter.Class)
 				}
 				p.log.Warn("dead letter", "class", q.letter.Class, "mapping", q.letter.Mapping, "table", q.letter.Table,
 					"position", q.letter.Position, "reason", q.letter.Reason)

@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
@@ -17,6 +18,7 @@ type bound struct {
 	tableName     string
 	envelopes     map[string]string // of a group relation, by optType
 	olds          []int             // indexes of the old columns that it reads, but for a comparison of groups
+	changes       *atomic.Uint64    // that came and could be read are counted here; nil: nowhere
 	// err says why the mapping can't read this shape; nothing else is set then.
 	err error
 }

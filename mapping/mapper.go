@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
@@ -19,21 +20,29 @@ type Options struct {
 	TimeZone *time.Location
 	// PointDecrease says that platform.paths.pointDecrease is set: negative points can be sent.
 	PointDecrease bool
+	// Counters counts the changes of tables and mappings; nil: they are not counted.
+	Counters *connector.Counters
 }
 
 // Mapper gives a mapper for the set's mappings. It compiles them for a table's shape when the first change of that shape comes, and
 // is not safe for concurrent use. The set must have been decoded without problems.
 func (s *Set) Mapper(o Options) connector.Mapper {
-	return &mapper{set: s, options: o, shapes: map[*connector.Table][]*bound{}, row: row{zone: o.zone()}}
+	return &mapper{set: s, options: o, shapes: map[*connector.Table]*shape{}, row: row{zone: o.zone()}}
 }
 
 type mapper struct {
 	set     *Set
 	options Options
-	shapes  map[*connector.Table][]*bound // by identity: a *Table never changes
+	shapes  map[*connector.Table]*shape // by identity: a *Table never changes
 	row     row
 	buffer  []byte
 	other   []byte // of a group relation's old row
+}
+
+// shape is what is known of a table's shape.
+type shape struct {
+	mappings []*bound
+	changes  *atomic.Uint64 // nil: not counted
 }
 
 // maxShapes bounds the cache: a table that is altered again and again must not fill the memory.
@@ -44,21 +53,27 @@ func commitMicros(c *connector.Change) int64 { return c.CommitTime.UnixMicro() }
 // Map appends what the mappings of part make of c, in the order of the file. A mapping that can't read the table as it was at the change (a
 // column is gone or has another type, or the replica identity did not carry an old column that it came to) is a misfit.
 func (m *mapper) Map(c *connector.Change, part connector.Part, out *connector.Output) {
-	mappings, ok := m.shapes[c.Table]
-	if !ok {
-		mappings = m.bind(c.Table)
+	s := m.shapes[c.Table]
+	if s == nil {
+		s = m.bind(c.Table)
 	}
-	if len(mappings) == 0 {
+	if s.changes != nil && part.Only == "" { // a mapping that goes by itself sees it again
+		s.changes.Add(1)
+	}
+	if len(s.mappings) == 0 {
 		return
 	}
 	m.row.set(c)
-	for _, b := range mappings {
+	for _, b := range s.mappings {
 		if !b.ops[c.Op] || !part.Has(b.name) {
 			continue
 		}
 		if b.err != nil {
 			out.Misfits = append(out.Misfits, m.letter(b, b.err))
 			continue
+		}
+		if b.changes != nil {
+			b.changes.Add(1)
 		}
 		before := len(out.Records)
 		if err := m.apply(b, out); err != nil {
@@ -106,11 +121,12 @@ func fewer(err error, mapping string) error {
 }
 
 // bind compiles the mappings of a table for a shape that came for the first time.
-func (m *mapper) bind(table *connector.Table) []*bound {
+func (m *mapper) bind(table *connector.Table) *shape {
 	if len(m.shapes) >= maxShapes {
 		clear(m.shapes)
 	}
-	var list []*bound
+	s := &shape{}
+	counters := m.options.Counters
 	for _, x := range m.set.mappings {
 		if x.schema != table.Schema || x.table != table.Name {
 			continue
@@ -120,10 +136,16 @@ func (m *mapper) bind(table *connector.Table) []*bound {
 		if err := ps.Err(); err != nil {
 			b = &bound{mapping: x, tableName: table.String(), err: misfit(table, ps.All())}
 		}
-		list = append(list, b)
+		if counters != nil {
+			b.changes = &counters.Mapping(x.name).Changes
+		}
+		s.mappings = append(s.mappings, b)
 	}
-	m.shapes[table] = list
-	return list
+	if counters != nil {
+		s.changes = counters.Table(table.String())
+	}
+	m.shapes[table] = s
+	return s
 }
 
 // misfit says why a mapping can't read a table's shape.

@@ -593,3 +593,36 @@ func canonical(s string) string {
 	slices.Sort(letters)
 	return strings.Join(letters, "")
 }
+
+// TestChangesCounted: a table's changes are counted once, also where a mapping goes through them by itself, and a mapping's where it could read them.
+func TestChangesCounted(t *testing.T) {
+	o := testOptions
+	o.Counters = connector.NewCounters(nil)
+	m := mustDecode(t, designMappings).Mapper(o)
+	orders, paid := ordersTable(), ordersRow()
+	shrunk := columns(&connector.Table{OID: 9, Schema: "crm", Name: "orders", Identity: connector.IdentityFull}, "id", pgtype.Int8OID)
+	var out connector.Output
+	for _, c := range []struct {
+		change *connector.Change
+		part   connector.Part
+	}{
+		{change(connector.Insert, orders, paid, nil), connector.Part{Not: []string{"order-points"}}},
+		{change(connector.Insert, orders, paid, nil), connector.Part{Only: "order-points"}},
+		{change(connector.Insert, orders, with(paid, 4, "new"), nil), connector.Part{}},
+		{change(connector.Delete, orders, nil, paid), connector.Part{}},
+		{change(connector.Insert, shrunk, tuple("1"), nil), connector.Part{}},
+	} {
+		m.Map(c.change, c.part, &out)
+	}
+	if n := o.Counters.Table("crm.orders").Load(); n != 4 {
+		t.Errorf("%d changes of the table", n)
+	}
+	for name, want := range map[string]uint64{"order-paid": 2, "order-points": 2, "member-groups": 0} {
+		if n := o.Counters.Mapping(name).Changes.Load(); n != want {
+			t.Errorf("%s: %d changes, want %d", name, n, want)
+		}
+	}
+	if got := o.Counters.Tables(); len(got) != 1 || got[0] != "crm.orders" {
+		t.Errorf("tables %q", got)
+	}
+}

@@ -56,7 +56,7 @@ func (t *Trier) Try(mapping string, c *connector.Change) Trial {
 	m := t.m
 	var out connector.Output
 	m.Map(c, connector.Part{Only: mapping}, &out)
-	bounds := m.shapes[c.Table] // Map has compiled them
+	bounds := m.shapes[c.Table].mappings // Map has compiled them
 	i := slices.IndexFunc(bounds, func(b *bound) bool { return b.name == mapping })
 	if i < 0 || !bounds[i].ops[c.Op] {
 		return Trial{}

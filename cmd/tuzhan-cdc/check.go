@@ -206,7 +206,7 @@ func checkState(ctx context.Context, cfg *config.Config) []postgres.Finding {
 func checkPlatform(ctx context.Context, cfg *config.Config) []postgres.Finding {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	client, err := newPlatform(cfg, discardLogger(), nil)
+	client, err := newPlatform(cfg, discardLogger(), nil, nil)
 	if err != nil {
 		return []postgres.Finding{{Severity: postgres.SeverityError, Subject: "platform", Text: err.Error()}}
 	}

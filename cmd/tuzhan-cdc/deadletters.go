@@ -19,36 +19,9 @@ import (
 	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
 	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
 )
-
-// letterJSON is a dead letter as programs read it.
-type letterJSON struct {
-	ID         int64              `json:"id"`
-	Class      connector.Class    `json:"class"`
-	Mapping    string             `json:"mapping"`
-	Kind       string             `json:"kind"`
-	OptType    string             `json:"optType,omitempty"` // of a group relation: add, update or delete
-	Table      string             `json:"table"`
-	Position   connector.Position `json:"position"`
-	Number     int                `json:"number"`
-	CommitTime time.Time          `json:"commitTime"`
-	Reason     string             `json:"reason"`
-	// RelateBizCode is a point's of the open API (platform.pointAPI: open): the platform knows the point by it.
-	RelateBizCode string                  `json:"relateBizCode,omitempty"`
-	Payload       json.RawMessage         `json:"payload,omitempty"`
-	Change        json.RawMessage         `json:"change,omitempty"`
-	Attempts      int                     `json:"attempts"`
-	Answer        *connector.LetterAnswer `json:"answer"`
-	Created       time.Time               `json:"created"`
-	Closed        *time.Time              `json:"closed,omitempty"`
-	Resolution    string                  `json:"resolution,omitempty"`
-	// Overtaken says of a group relation that a newer one of the same customer was delivered since.
-	Overtaken bool `json:"overtaken"`
-	// Retrying says that it is to be sent again, Retried why the last retry has not closed it.
-	Retrying bool   `json:"retrying,omitempty"`
-	Retried  string `json:"retried,omitempty"`
-}
 
 func deadLettersCommand() *cobra.Command {
 	c := &cobra.Command{
@@ -246,7 +219,7 @@ func lettersShowCommand() *cobra.Command {
 			return err
 		}
 		lettersFor(configFlag(c), []*connector.DeadLetter{letter})
-		one := lettersJSON([]*connector.DeadLetter{letter})[0]
+		one := status.LetterOf(letter)
 		if *output == "json" {
 			return printJSON(c.OutOrStdout(), one)
 		}
@@ -286,28 +259,6 @@ func noState(cfg *config.Config) error {
 	return fmt.Errorf("there is no state file at %s yet: `tuzhan-cdc run` makes it (a relative state.path counts from the working directory)", path)
 }
 
-func lettersJSON(letters []*connector.DeadLetter) []letterJSON {
-	list := make([]letterJSON, len(letters))
-	for i, l := range letters {
-		list[i] = letterJSON{ID: l.ID, Class: l.Class, Mapping: l.Mapping, Kind: l.Kind.String(), OptType: l.OptType, Table: l.Table, Position: l.Position, Number: l.Number,
-			CommitTime: l.CommitTime, Reason: l.Reason, Payload: l.Payload, Change: l.Change, Attempts: l.Attempts, Answer: l.Answer,
-			Created: l.Created, Resolution: l.Resolution, RelateBizCode: bizCode(l), Overtaken: l.Overtaken, Retrying: l.Retrying, Retried: l.Retried}
-		if !l.Closed.IsZero() {
-			list[i].Closed = &l.Closed
-		}
-	}
-	return list
-}
-
-// bizCode gives relateBizCode of a point's payload; empty where there is none.
-func bizCode(l *connector.DeadLetter) string {
-	var point struct{ RelateBizCode string }
-	if l.Kind != connector.Point || json.Unmarshal(l.Payload, &point) != nil {
-		return ""
-	}
-	return point.RelateBizCode
-}
-
 func printJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
@@ -322,7 +273,7 @@ type letterPages func(each func([]*connector.DeadLetter) error) error
 func printLettersJSON(w io.Writer, all letterPages) error {
 	n := 0
 	err := all(func(letters []*connector.DeadLetter) error {
-		for _, l := range lettersJSON(letters) {
+		for _, l := range letters {
 			separator := ",\n  "
 			if n++; n == 1 {
 				separator = "[\n  "
@@ -331,7 +282,7 @@ func printLettersJSON(w io.Writer, all letterPages) error {
 			e := json.NewEncoder(&b)
 			e.SetEscapeHTML(false)
 			e.SetIndent("  ", "  ")
-			if err := e.Encode(l); err != nil {
+			if err := e.Encode(status.LetterOf(l)); err != nil {
 				return err
 			}
 			if _, err := io.WriteString(w, separator+strings.TrimSpace(b.String())); err != nil {
@@ -383,7 +334,7 @@ func stands(l *connector.DeadLetter) string {
 	return "open"
 }
 
-func printLetter(w io.Writer, l *letterJSON) error {
+func printLetter(w io.Writer, l *status.Letter) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name string, value any) { fmt.Fprintf(t, "%s\t%v\n", name, value) }
 	line("id", l.ID)

@@ -92,7 +92,7 @@ Exit codes: 0 fine, 1 failed, 2 the configuration or the command line is wrong.`
 	})
 	root.PersistentFlags().StringP("config", "c", defaultConfig, "the configuration `file`")
 	root.AddCommand(initCommand(), runCommand(), checkCommand(), previewCommand(), testCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), slotCommand(), schemaCommand(), versionCommand(),
-		demoCommand(), manCommand())
+		demoCommand(), healthCommand(), manCommand())
 	arrange(root)
 	return root
 }

@@ -16,7 +16,8 @@ import (
 func manCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "man DIR", Short: "Writes the man pages into a folder", Hidden: true,
-		Long: `Writes a man page (section 1) for each command, and tuzhan-cdc.yaml(5) for the configuration. They carry the date of SOURCE_DATE_EPOCH, where that is set.`,
+		Example: "  tuzhan-cdc man ./man1",
+		Long:    `Writes a man page (section 1) for each command, and tuzhan-cdc.yaml(5) for the configuration. They carry the date of SOURCE_DATE_EPOCH, where that is set.`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usageError{fmt.Errorf("name the folder to write to\nsee `%s --help`", c.CommandPath())}

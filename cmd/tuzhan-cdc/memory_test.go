@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"strconv"
 	"sync"
@@ -77,6 +79,7 @@ func (m memoryRun) run(t *testing.T, db *pgtest.DB, patience time.Duration) {
 	open := sync.OnceFunc(func() { close(gate) })
 	t.Cleanup(open)
 	r.start()
+	r.watched(8)
 	if m.blocked {
 		if _, err := r.sim.Inject(platformsim.Fault{Endpoint: platformsim.Point, Gate: gate}); err != nil {
 			t.Fatal(err)
@@ -102,6 +105,28 @@ func (m memoryRun) run(t *testing.T, db *pgtest.DB, patience time.Duration) {
 	open()
 	r.settled()
 	r.withinMemory(m.name + ", settled")
+}
+
+// watched has so many pages open until the test ends.
+func (r *rig) watched(pages int) {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	r.t.Cleanup(func() { cancel(); all.Wait() })
+	for range pages {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.address()+"/events", nil)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		all.Go(func() {
+			defer resp.Body.Close()
+			_, _ = io.Copy(io.Discard, resp.Body) // until it is cancelled, or the connector ends
+		})
+	}
 }
 
 // full waits until the connector has read as much as it may.

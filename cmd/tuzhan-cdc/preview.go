@@ -228,7 +228,7 @@ func preview(ctx context.Context, cfg *config.Config, chosen []mapping.Summary, 
 	if err != nil {
 		return nil, postgres.Explain(err)
 	}
-	client, err := newPlatform(cfg, discardLogger(), nil)
+	client, err := newPlatform(cfg, discardLogger(), nil, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -289,6 +289,11 @@ func (v *viewer) look(ctx context.Context, p *previewed, t *connector.Table, op 
 		return err
 	}
 	p.Notes = append(p.Notes, assumptions(op)...)
+	if hides, err := postgres.HidesRows(ctx, v.conn, t); err != nil {
+		return err
+	} else if hides {
+		p.Notes = append(p.Notes, "row level security hides rows from this role; the stream has all of them")
+	}
 	if made := v.trier.Made(p.Mapping); len(made) > 0 {
 		p.Notes = append(p.Notes, madeNote(made, op))
 	}

@@ -221,6 +221,11 @@ func TestPreviewFails(t *testing.T) {
 		t.Errorf("exit %d\n%s", code, out)
 	}
 
+	r.db.Exec(t, `ALTER TABLE crm.member_groups ENABLE ROW LEVEL SECURITY`)
+	if out, _, code = r.run("preview", "--mapping", "member-groups"); code != 0 || !strings.Contains(out, "row level security hides rows") || !strings.Contains(out, "no rows") {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+
 	r.db.Exec(t, `DROP TABLE crm.orders; ALTER TABLE crm.member_groups RENAME group_name TO grp`)
 	out, _, code = r.run("preview")
 	if code != 1 || !strings.Contains(out, "there is no table crm.orders") || !strings.Contains(out, "has no column group_name") || strings.Contains(out, "looked at") {

@@ -299,20 +299,8 @@ overtaken is left out, since an old add after a newer delete would be wrong, unl
 // sendable leaves out, and says, what is not to be sent again. What was named by its id is refused, what was selected otherwise is passed over.
 func sendable(c *cobra.Command, s *selection, letters []picked, checked, anyway bool) (send []picked, refused int, err error) {
 	byID := len(s.ids) > 0
-	var uncertain, overtaken, orphans []string
-	for _, l := range letters {
-		id := strconv.FormatInt(l.id, 10)
-		switch {
-		case l.class == connector.ClassUncertain && l.orphan:
-			orphans = append(orphans, id)
-		case l.class == connector.ClassUncertain && !checked:
-			uncertain = append(uncertain, id)
-		case l.over && !anyway:
-			overtaken = append(overtaken, id)
-		default:
-			send = append(send, l)
-		}
-	}
+	send, left := sortOut(letters, checked, anyway)
+	uncertain, overtaken, orphans := left.uncertain, left.overtaken, left.orphans
 	w := c.ErrOrStderr()
 	if len(uncertain) > 0 && (byID || s.filter.Class == connector.ClassUncertain) {
 		return nil, 0, usageError{fmt.Errorf("dead letters %s are of class uncertain: the platform may have applied these points, and would apply them twice. "+
@@ -334,6 +322,27 @@ func sendable(c *cobra.Command, s *selection, letters []picked, checked, anyway 
 		refused = len(overtaken) + len(orphans)
 	}
 	return send, refused, nil
+}
+
+// leftOut are the ids of what is not sent again unless the operator says more.
+type leftOut struct{ uncertain, overtaken, orphans []string }
+
+// sortOut takes out of letters what is not to be sent again as it is.
+func sortOut(letters []picked, checked, anyway bool) (send []picked, left leftOut) {
+	for _, l := range letters {
+		id := strconv.FormatInt(l.id, 10)
+		switch {
+		case l.class == connector.ClassUncertain && l.orphan:
+			left.orphans = append(left.orphans, id)
+		case l.class == connector.ClassUncertain && !checked:
+			left.uncertain = append(left.uncertain, id)
+		case l.over && !anyway:
+			left.overtaken = append(left.overtaken, id)
+		default:
+			send = append(send, l)
+		}
+	}
+	return send, left
 }
 
 func someOf(ids []string) string {
@@ -397,7 +406,7 @@ func sendHere(ctx context.Context, c *cobra.Command, cfg *config.Config, store *
 		}
 	}
 	log := newLogger(cfg, c.ErrOrStderr())
-	client, err := newPlatform(cfg, log, store.Lease)
+	client, err := newPlatform(cfg, log, store.Lease, nil)
 	if err != nil {
 		return err
 	}
@@ -407,8 +416,8 @@ func sendHere(ctx context.Context, c *cobra.Command, cfg *config.Config, store *
 	}
 	alarms := connector.NewAlarms(log)
 	d := delivery.New(deliveryConfig(cfg, 25*time.Second), delivery.Ports{Platform: client, Store: store, Settle: func(*connector.Record) {},
-		CountOpen: store.Counted, Hold: func(_, _ string) {}, Alarms: alarms, Log: log}, 0)
-	retry := newRetrier(&retrier{store: store, delivery: d, set: cfg.Mappings, mapper: mapperFor(cfg, cp.Lineage, zone),
+		CountOpen: store.Counted, Hold: func(_, _ string) {}, Counters: connector.NewCounters(nil), Alarms: alarms, Log: log}, 0)
+	retry := newRetrier(&retrier{store: store, delivery: d, set: cfg.Mappings, mapper: mapperFor(cfg, cp.Lineage, zone, nil),
 		most: min(mostRetried, cfg.Delivery.MaxPending), mostBytes: cfg.Delivery.MaxPendingBytes, alarms: alarms, log: log})
 	delivering, stop := context.WithCancel(ctx)
 	defer stop()

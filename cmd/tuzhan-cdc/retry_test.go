@@ -12,6 +12,7 @@ import (
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
 	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
 )
 
@@ -41,7 +42,7 @@ func says(t *testing.T, text string, wants ...string) {
 }
 
 // openLetters waits for so many open dead letters, and gives them.
-func (r *rig) openLetters(n int) []letterJSON {
+func (r *rig) openLetters(n int) []status.Letter {
 	r.t.Helper()
 	r.settled()
 	list := r.letters()
@@ -207,7 +208,7 @@ func TestRetryMapsAgain(t *testing.T) {
 	r.proc.terminate()
 	says(t, r.exits(0, "deadletters", "retry", third), "1 delivered")
 	lineage := r.checkpoint(func(*connector.Checkpoint) bool { return true }).Lineage
-	for i, l := range []letterJSON{letters[0], letters[2]} {
+	for i, l := range []status.Letter{letters[0], letters[2]} {
 		want := mapping.RecordUUID(lineage.SystemID, lineage.Database, connector.RecordID{Mapping: l.Mapping, Position: l.Position, CommitTime: l.CommitTime})
 		if applied := r.sim.LedgerSince(0, platformsim.Event); len(applied) != 2 || applied[i].UUID != want {
 			t.Errorf("event %d: want uuid %s in %+v", i, want, applied)
@@ -314,7 +315,7 @@ func TestKillDuringRetry(t *testing.T) {
 			gate := make(chan struct{})
 			defer close(gate)
 			on := r.inject(platformsim.Fault{Endpoint: platformsim.Point, Gate: gate, WaitAfter: true})
-			point := fmt.Sprint(letters[slices.IndexFunc(letters, func(l letterJSON) bool { return l.Kind == "point" })].ID)
+			point := fmt.Sprint(letters[slices.IndexFunc(letters, func(l status.Letter) bool { return l.Kind == "point" })].ID)
 			sent := func(s *platformsim.Sim) bool { return s.Hits(on) == 1 && s.Count(platformsim.Point) == 1 }
 			if beside {
 				says(t, r.exits(0, "deadletters", "retry", "--detach", "--all"), "asked for: 2")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
 )
 
 // program is the binary under test: the tests kill it, so it must be a process of its own.
@@ -106,8 +108,10 @@ type rig struct {
 	file string
 	// state is the block of that name in the file; by default a file beside it.
 	state string
-	env   []string // of the program, beside what newRig's file needs
-	proc  *process
+	// server is the block of that name; empty: any port.
+	server string
+	env    []string // of the program, beside what newRig's file needs
+	proc   *process
 }
 
 // newRig makes the schema and the file; start starts the program.
@@ -154,9 +158,9 @@ platform:
   timeout: 5s
   paths: {point: /point/increase}
 state: %s
-server: {listen: "127.0.0.1:0"}
+server: %s
 %s
-%s`, r.dsn, r.slot, r.slot, r.web.URL, r.state, extra, mappings)
+%s`, r.dsn, r.slot, r.slot, r.web.URL, r.state, cmp.Or(r.server, `{listen: "127.0.0.1:0"}`), extra, mappings)
 	if err := os.WriteFile(r.file, []byte(text), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
@@ -315,26 +319,32 @@ func (r *rig) platform(what func(*platformsim.Sim) bool) {
 }
 
 // letters asks the program for the open dead letters.
-func (r *rig) letters(args ...string) []letterJSON {
+func (r *rig) letters(args ...string) []status.Letter {
 	r.t.Helper()
 	out, errs, code := r.run(append([]string{"deadletters", "list", "--output", "json"}, args...)...)
 	if code != 0 {
 		r.t.Fatalf("deadletters list: exit %d\n%s", code, errs)
 	}
-	var list []letterJSON
+	var list []status.Letter
 	if err := json.Unmarshal([]byte(out), &list); err != nil {
 		r.t.Fatalf("%v in %s", err, out)
 	}
 	return list
 }
 
-// get asks the program's status server, whose address its log tells.
-func (r *rig) get(path string) (status int, body string) {
+// address is where the program's status server is, which its log tells.
+func (r *rig) address() string {
 	r.t.Helper()
 	r.proc.until(`msg="status server"`)
 	_, rest, _ := strings.Cut(r.proc.log.String(), "address=")
 	addr, _, _ := strings.Cut(rest, "\n")
-	resp, err := http.Get("http://" + addr + path)
+	return "http://" + addr
+}
+
+// get asks the program's status server.
+func (r *rig) get(path string) (status int, body string) {
+	r.t.Helper()
+	resp, err := http.Get(r.address() + path)
 	if err != nil {
 		r.t.Fatal(err)
 	}

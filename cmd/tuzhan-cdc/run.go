@@ -44,7 +44,9 @@ Publications and slot are created where they are missing and the role may create
 			if err != nil {
 				return err
 			}
-			return run(c.Context(), cfg, newLogger(cfg, c.ErrOrStderr()), shutdown, accept)
+			log, end := quietly(newLogger(cfg, c.ErrOrStderr()))
+			defer end()
+			return run(c.Context(), cfg, log, shutdown, accept)
 		},
 	}
 	c.Flags().DurationVar(&shutdown, "shutdown-timeout", 25*time.Second, "how long requests in flight may take after SIGTERM")
@@ -77,9 +79,11 @@ type connectorParts struct {
 	started  time.Time
 	waiting  *atomic.Bool // another process holds the slot that is to be taken over
 	alarms   *connector.Alarms
+	counters *connector.Counters
 	store    *state.Store
 	reader   *state.Reader
 	watcher  *slotWatcher
+	client   *platform.Client
 	source   *postgres.Source
 	delivery *delivery.Delivery
 	pipeline *connector.Pipeline
@@ -93,7 +97,8 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 	reload := make(chan os.Signal, 1) // heard from the first moment on: a standby would end by it
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
-	parts := &connectorParts{cfg: cfg, started: time.Now(), waiting: new(atomic.Bool), alarms: connector.NewAlarms(log)}
+	metrics := status.NewMetrics(version)
+	parts := &connectorParts{cfg: cfg, started: time.Now(), waiting: new(atomic.Bool), alarms: connector.NewAlarms(log), counters: connector.NewCounters(metrics.Observe)}
 	view := &view{}
 	view.set(parts)
 	parts.watcher = newSlotWatcher(cfg, parts.alarms)
@@ -111,7 +116,9 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 		if cfg.Server.Listen == "" {
 			return nil
 		}
-		server, err := status.Listen(cfg.Server.Listen, func() status.Snapshot { return view.snapshot(serving) }, log)
+		options := statusOptions(cfg, view, func() status.Snapshot { return view.snapshot(serving) }, log)
+		options.Alive, options.Metrics = view.alive, metrics
+		server, err := status.Listen(options)
 		if err != nil {
 			return err
 		}
@@ -193,15 +200,16 @@ func timeZone(cfg *config.Config, database string) (*time.Location, error) {
 	return zone, nil
 }
 
-// newPlatform makes the client, whose requests wait for lease (nil: they don't). Secrets are read again where the platform refuses them.
-func newPlatform(cfg *config.Config, log *slog.Logger, lease func(context.Context) error) (*platform.Client, error) {
+// newPlatform makes the client, whose requests wait for lease (nil: they don't). Secrets are read again where the platform refuses them. exchanged, where it is
+// not nil, is told of each request.
+func newPlatform(cfg *config.Config, log *slog.Logger, lease func(context.Context) error, exchanged func(connector.Exchange)) (*platform.Client, error) {
 	p, d := cfg.Platform, cfg.Delivery
 	c := platform.Config{
 		BaseURL: p.BaseURL,
 		Paths: platform.Paths{Point: string(p.Paths.Point), PointDecrease: string(p.Paths.PointDecrease), Event: string(p.Paths.Event),
 			GroupRelation: string(p.Paths.GroupRelation), Token: string(p.Paths.Token)},
 		Timeout: p.Timeout, RequestsPerSecond: p.RequestsPerSecond, MaxConns: 2*d.Concurrency + 2*d.PointConcurrency,
-		UserAgent: "tuzhan-cdc/" + version, Logger: log, Lease: lease, OpenPoints: p.PointAPI == "open",
+		UserAgent: "tuzhan-cdc/" + version, Logger: log, Lease: lease, Exchanged: exchanged, OpenPoints: p.PointAPI == "open",
 	}
 	if e := p.Encryption; e.Algorithm != "" {
 		c.Encryption = &platform.Encryption{Algorithm: e.Algorithm, Key: e.Key.Current, KeyEncoding: e.KeyEncoding, IVEncoding: e.IVEncoding, Encoding: e.Encoding}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/delivery"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
@@ -116,7 +117,7 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
 	s := status.Snapshot{State: status.Starting, Version: version, Since: p.started, Held: []string{}, HeldMappings: []connector.HeldMapping{}, Gaps: []connector.Gap{}, Alarms: p.alarms.List(), LastErr: p.alarms.LastError(),
-		DeadLetters: map[connector.Class]int{}, Mappings: []status.Mapping{}}
+		DeadLetters: map[connector.Class]int{}, Database: p.cfg.Source.Display(), Tables: []status.Table{}, Mappings: []status.Mapping{}, Endpoints: []status.Endpoint{}}
 	for _, class := range connector.Classes {
 		s.DeadLetters[class] = 0
 	}
@@ -128,14 +129,15 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 		p.watcher.measured(&s.Slot)
 	}
 	if p.reader != nil {
-		if open, err := p.reader.CountOpen(ctx); err == nil {
-			for class, n := range open {
-				s.DeadLetters[class] = n
-			}
+		open, err := p.reader.CountOpen(ctx)
+		for class, n := range open {
+			s.DeadLetters[class] = n
 		}
-		if gaps, err := p.reader.Gaps(ctx); err == nil {
+		gaps, gapsErr := p.reader.Gaps(ctx)
+		if gapsErr == nil {
 			s.Gaps = gaps
 		}
+		s.StateRead = err == nil && gapsErr == nil
 	}
 	if p.waiting != nil && p.waiting.Load() {
 		s.State = status.Waiting
@@ -153,14 +155,14 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 				s.Holdup = (*status.Holdup)(h)
 			}
 		}
-		s.State = sourceState(p.source.Status().State)
+		source := p.source.Status()
+		s.State, s.Reconnects = sourceState(source.State), source.Reconnects
+		if token := p.client.TokenState(); !token.Fetched.IsZero() {
+			s.Token = (*status.Token)(&token)
+		}
 		s.HeldMappings = p.pipeline.HeldMappings()
 		s.Skipped = status.Skipped{Transactions: progress.MarkedTransactions, Changes: progress.MarkedChanges}
-		for _, m := range p.cfg.Mappings.List() {
-			count := stats.Mappings[m.Name]
-			s.Mappings = append(s.Mappings, status.Mapping{Name: m.Name, Table: m.Table, Kind: m.Kind.String(),
-				Delivered: count.Delivered, DeadLetters: count.Letters})
-		}
+		p.flow(&s, stats)
 	case p.reader != nil:
 		if cp, err := p.reader.Checkpoint(ctx); err == nil {
 			s.Checkpoint = status.CheckpointOf(cp)
@@ -174,6 +176,67 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 	}
 	snapshotFor(p.cfg.File, &s)
 	return s
+}
+
+// flow fills in the data's way: tables, mappings, endpoints.
+func (p *connectorParts) flow(s *status.Snapshot, stats delivery.Stats) {
+	ends := map[connector.Endpoint]bool{}
+	tables := map[string]bool{}
+	for _, m := range p.cfg.Mappings.List() {
+		shown := status.MappingOf(m.Name, m.Table, m.Kind, p.counters.Mapping(m.Name))
+		shown.Pending, shown.PendingBytes = stats.Mappings[m.Name].Records, stats.Mappings[m.Name].Bytes
+		to := []connector.Endpoint{(&connector.Record{Kind: m.Kind}).Endpoint()}
+		if m.Kind == connector.Point && p.cfg.Platform.Paths.PointDecrease != "" {
+			to = append(to, connector.PointDecreaseEndpoint)
+		}
+		for _, e := range to {
+			ends[e] = true
+			shown.Endpoints = append(shown.Endpoints, e.String())
+		}
+		s.Mappings = append(s.Mappings, shown)
+		if !tables[m.Table] {
+			tables[m.Table] = true
+			s.Tables = append(s.Tables, status.Table{Name: m.Table, Changes: p.counters.Table(m.Table).Load()})
+		}
+	}
+	for e := connector.PointEndpoint; e <= connector.GroupRelationEndpoint; e++ {
+		if !ends[e] {
+			continue
+		}
+		shown, now := status.EndpointOf(e, p.counters.Endpoint(e)), stats.Ends[e]
+		shown.Down, shown.InFlight = now.Down, now.InFlight
+		if now.Down {
+			shown.Since, shown.RetryAt, shown.Verdict = now.Since, now.RetryAt, now.Verdict.String()
+		}
+		s.Endpoints = append(s.Endpoints, shown)
+	}
+}
+
+// stuckAfter is how long the stream's loop may stay away, which comes round every second whatever it waits for. One change that takes long to
+// be mapped, or the catalogue that is asked for a type, must not look like it.
+const stuckAfter = 2 * time.Minute
+
+// alive says that a part of the running connector is stuck. It takes the locks that a snapshot takes, and asks nobody outside of the process.
+func (v *view) alive() error {
+	p := v.parts.Load()
+	p.alarms.List()
+	p.watcher.last()
+	if p.pipeline == nil {
+		return nil
+	}
+	p.pipeline.Progress()
+	p.pipeline.HeldMappings()
+	p.delivery.Stats()
+	p.client.TokenState()
+	return stuck(p.source.Status())
+}
+
+// stuck says that the loop that reads the stream does not come round any more.
+func stuck(s postgres.Status) error {
+	if s.State == "streaming" && s.Reported > stuckAfter {
+		return fmt.Errorf("the loop that reads the stream has not come round for %s: it is stuck", s.Reported.Round(time.Second))
+	}
+	return nil
 }
 
 // heldOf tells of the held mappings of a checkpoint.

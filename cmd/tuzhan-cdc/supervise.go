@@ -108,7 +108,7 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (p *prepar
 	client, err := newPlatform(cfg, s.log, func(ctx context.Context) error {
 		_, err := insist(ctx, s, func() (any, error) { return nil, store.Lease(ctx) })
 		return err
-	})
+	}, s.parts.counters.Exchanged)
 	if err != nil {
 		return nil, err
 	}
@@ -285,10 +285,10 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 	s.parts.cfg = cfg
 	parts := s.parts
 	parts.pipeline = connector.NewPipeline(connector.PipelineOptions{
-		Mapper:       mapperFor(cfg, p.Lineage, p.zone),
+		Mapper:       mapperFor(cfg, p.Lineage, p.zone, parts.counters),
 		Mappings:     slices.Sorted(slices.Values(cfg.Mappings.Names())),
 		MaxPerMinute: cfg.Mappings.MaxPerMinute(),
-		Store:        parts.store, Saved: p.saved, Alarms: parts.alarms, Log: s.log,
+		Store:        parts.store, Saved: p.saved, Counters: parts.counters, Alarms: parts.alarms, Log: s.log,
 		Lettered: func(n int) { parts.delivery.Lettered(n) }})
 	for _, a := range s.parts.alarms.List() {
 		name, ok := strings.CutPrefix(a.Key, "held/")
@@ -304,11 +304,12 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 	}
 	parts.delivery = delivery.New(deliveryConfig(cfg, s.shutdown), delivery.Ports{Platform: p.client, Store: parts.store,
 		Settle: parts.pipeline.Settle, CountOpen: parts.store.Counted,
-		Hold:   func(mapping, reason string) { parts.pipeline.Hold(mapping, reason, connector.HoldFailing) },
-		Alarms: parts.alarms, Log: s.log}, p.saved.OpenLetters)
+		Hold:     func(mapping, reason string) { parts.pipeline.Hold(mapping, reason, connector.HoldFailing) },
+		Counters: parts.counters, Alarms: parts.alarms, Log: s.log}, p.saved.OpenLetters)
 	if p.resumed {
 		parts.delivery.Resume()
 	}
+	parts.client = p.client
 	parts.source = postgres.NewSource(p.source, p.Prepared, parts.alarms, s.log)
 	s.view.set(&parts)
 	parts.watcher.use(cfg) // and looks at once: the slot may be new
@@ -316,7 +317,7 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 
 	running, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	retry := newRetrier(&retrier{store: parts.store, delivery: parts.delivery, set: cfg.Mappings, mapper: mapperFor(cfg, p.Lineage, p.zone),
+	retry := newRetrier(&retrier{store: parts.store, delivery: parts.delivery, set: cfg.Mappings, mapper: mapperFor(cfg, p.Lineage, p.zone, nil),
 		most: min(mostRetried, cfg.Delivery.MaxPending), mostBytes: cfg.Delivery.MaxPendingBytes, keep: cfg.State.KeepDeadLetters, alarms: parts.alarms, log: s.log})
 	retried, watched := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -345,9 +346,11 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 // mostRetried is how many records of dead letters are in the delivery at a time.
 const mostRetried = 500
 
-// mapperFor makes a mapper for one goroutine.
-func mapperFor(cfg *config.Config, of connector.Lineage, zone *time.Location) connector.Mapper {
-	return cfg.Mappings.Mapper(mapperOptions(cfg, of.SystemID, of.Database, zone))
+// mapperFor makes a mapper for one goroutine; counters may be nil.
+func mapperFor(cfg *config.Config, of connector.Lineage, zone *time.Location, counters *connector.Counters) connector.Mapper {
+	o := mapperOptions(cfg, of.SystemID, of.Database, zone)
+	o.Counters = counters
+	return cfg.Mappings.Mapper(o)
 }
 
 // mapperOptions are the same for whoever maps: run, retry and preview.
@@ -408,7 +411,7 @@ func (s *supervisor) readAgain(running *config.Config, try func(*config.Config) 
 		same bool
 	}{
 		{"source.slot", cfg.Source.Slot == running.Source.Slot}, {"source.publication", cfg.Source.Publication == running.Source.Publication},
-		{"state", cfg.State.Same(running.State)}, {"server", cfg.Server == running.Server}, {"log", cfg.Log == running.Log},
+		{"state", cfg.State.Same(running.State)}, {"server", cfg.Server.Same(running.Server)}, {"log", cfg.Log == running.Log},
 	} {
 		if !f.same {
 			fixed = append(fixed, f.key)

@@ -12,6 +12,7 @@ import (
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
 )
 
 // TestUnchangedLongValues: a long value that an update left alone is not sent without REPLICA IDENTITY FULL. A mapping that comes to it gets a dead letter with
@@ -134,7 +135,7 @@ mappings:
 }
 
 // unknown gives the columns that PostgreSQL did not send with a letter's change.
-func unknown(t *testing.T, l letterJSON) []string {
+func unknown(t *testing.T, l status.Letter) []string {
 	t.Helper()
 	var change struct{ Unknown []string }
 	if err := json.Unmarshal(l.Change, &change); err != nil {

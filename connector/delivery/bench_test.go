@@ -35,7 +35,7 @@ func BenchmarkDelivery(b *testing.B) {
 			settled.Add(b.N)
 			d := New(Config{Concurrency: 4, PointConcurrency: 16, MaxBatch: 500, MaxBatchBytes: 1 << 20, MaxPending: 20_000, MaxPendingBytes: 8 << 20,
 				BackoffInitial: 1, BackoffMax: 1, MaxDeadLetters: 10}, Ports{Platform: instant{}, Store: newMemory(), Settle: func(*connector.Record) { settled.Done() },
-				CountOpen: func(context.Context) (int, error) { return 0, nil }, Alarms: connector.NewAlarms(log), Log: log}, 0)
+				CountOpen: func(context.Context) (int, error) { return 0, nil }, Counters: connector.NewCounters(nil), Alarms: connector.NewAlarms(log), Log: log}, 0)
 			ctx, cancel := context.WithCancel(b.Context())
 			done := make(chan error)
 			go func() { done <- d.Run(ctx) }()

@@ -49,9 +49,11 @@ type Ports struct {
 	// CountOpen counts the open dead letters in the store that count for MaxDeadLetters.
 	CountOpen func(context.Context) (int, error)
 	// Hold has a mapping held, many of whose records failed alone. It must not block or call back.
-	Hold   func(mapping, reason string)
-	Alarms *connector.Alarms
-	Log    *slog.Logger
+	Hold func(mapping, reason string)
+	// Counters is told of what is delivered, sent again and set aside.
+	Counters *connector.Counters
+	Alarms   *connector.Alarms
+	Log      *slog.Logger
 }
 
 // Delivery implements connector.Deliverer. Make it with New. Safe for concurrent use.
@@ -67,25 +69,31 @@ type Delivery struct {
 	batches  uint64
 	requests uint64 // the number of the request that began last
 	pause    pause
-	counts   map[string]*Count
+	counts   map[string]*count
+	counted  string // the mapping that count was asked for last, and what it gave
+	last     *count
 	// failing records fail alone and are not settled; their payloads have failingBytes.
 	failing, failingBytes int
 
 	woken []*endpoint // scratch
 }
 
-// Count is what became of one mapping's records in this process.
-type Count struct {
-	Delivered uint64
-	// Letters counts the dead letters by class.
-	Letters map[connector.Class]uint64
-
+// count is what is known of one mapping's records.
+type count struct {
+	*connector.MappingCounters
+	Pending
 	inARow int // records that were set aside because they failed alone, since the last delivery
 }
 
+// Pending is how many records are submitted and not settled, and the bytes of their payloads.
+type Pending struct{ Records, Bytes int }
+
+func (p *Pending) add(r *connector.Record)  { p.Records, p.Bytes = p.Records+1, p.Bytes+len(r.Payload) }
+func (p *Pending) take(r *connector.Record) { p.Records, p.Bytes = p.Records-1, p.Bytes-len(r.Payload) }
+
 // New makes a Delivery; openLetters is the number of open dead letters in the store.
 func New(cfg Config, ports Ports, openLetters int) *Delivery {
-	d := &Delivery{cfg: cfg, ports: ports, queue: newQueue(), pause: pause{open: openLetters, most: cfg.MaxDeadLetters}, counts: map[string]*Count{}}
+	d := &Delivery{cfg: cfg, ports: ports, queue: newQueue(), pause: pause{open: openLetters, most: cfg.MaxDeadLetters}, counts: map[string]*count{}}
 	for _, name := range []connector.Endpoint{connector.PointEndpoint, connector.PointDecreaseEndpoint,
 		connector.EventEndpoint, connector.GroupRelationEndpoint} {
 		e := &endpoint{name: name, most: cfg.MaxBatch, senders: cfg.Concurrency}
@@ -141,6 +149,7 @@ func (d *Delivery) Submit(records []*connector.Record) {
 	d.eager = false
 	for _, r := range records {
 		e := d.queue.ends[r.Endpoint()]
+		d.count(r.Mapping).add(r)
 		if l := d.queue.add(r, e, nil); l != nil && (l.len() >= min(e.most, e.limit) || e.waits()) {
 			e.rouse()
 		}
@@ -172,6 +181,7 @@ func (d *Delivery) Resubmit(records []*connector.Record, retry *Retry) bool {
 		}
 	}
 	for _, r := range records {
+		d.count(r.Mapping).add(r)
 		d.queue.add(r, d.queue.ends[r.Endpoint()], retry)
 	}
 	d.eager = false
@@ -242,9 +252,10 @@ func (d *Delivery) settle(items []*item, letters map[*item]*connector.DeadLetter
 	woken := d.woken[:0]
 	var retries []retried
 	for _, it := range items {
+		c := d.count(it.rec.Mapping)
+		c.take(it.rec)
 		if letters[it] == nil {
-			c := d.count(it.rec.Mapping)
-			c.Delivered++
+			c.Delivered.Add(1)
 			c.inARow = 0
 		}
 		if it.retry == nil {
@@ -285,12 +296,17 @@ func (d *Delivery) openRoom() {
 	}
 }
 
-func (d *Delivery) count(mapping string) *Count {
+// count gives what is known of a mapping's records. Those of one mapping come together, mostly.
+func (d *Delivery) count(mapping string) *count {
+	if d.last != nil && d.counted == mapping {
+		return d.last
+	}
 	c := d.counts[mapping]
 	if c == nil {
-		c = &Count{Letters: map[connector.Class]uint64{}}
+		c = &count{MappingCounters: d.ports.Counters.Mapping(mapping)}
 		d.counts[mapping] = c
 	}
+	d.counted, d.last = mapping, c
 	return c
 }
 
@@ -323,32 +339,45 @@ func (d *Delivery) insist(ctx context.Context, what string, do func() error) boo
 type Stats struct {
 	// Pending records are submitted and not settled; PendingBytes are their payloads'.
 	Pending, PendingBytes int
-	// Mappings holds what became of each mapping's records in this process.
-	Mappings map[string]Count
+	// Mappings says it of each mapping that has had records.
+	Mappings map[string]Pending
 	// Down are the endpoints that wait after a failure.
 	Down []string
+	// Ends tells more of each endpoint.
+	Ends map[connector.Endpoint]End
 	// Paused says that delivery is paused: too many dead letters are open, or too many records were rejected.
 	Paused bool
 	// Failing is the number of records that fail alone.
 	Failing int
 }
 
+// End is how an endpoint fares.
+type End struct {
+	// Down says that it waits after a failure, since Since, which is not one record's fault alone, as far as is known; not before RetryAt it is tried again. Verdict is why. All but the first are zero where it is up.
+	Down           bool
+	Since, RetryAt time.Time
+	Verdict        connector.Verdict
+	// InFlight counts the requests that are on their way.
+	InFlight int
+}
+
 // Stats gives a snapshot. Safe for concurrent use.
 func (d *Delivery) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := Stats{Pending: d.queue.pending, PendingBytes: d.queue.pendingBytes, Mappings: map[string]Count{}, Paused: d.pause.on(), Failing: d.failing}
+	s := Stats{Pending: d.queue.pending, PendingBytes: d.queue.pendingBytes, Mappings: make(map[string]Pending, len(d.counts)), Ends: map[connector.Endpoint]End{}, Paused: d.pause.on(), Failing: d.failing}
 	for name, c := range d.counts {
-		letters := make(map[connector.Class]uint64, len(c.Letters))
-		for class, n := range c.Letters {
-			letters[class] = n
-		}
-		s.Mappings[name] = Count{Delivered: c.Delivered, Letters: letters}
+		s.Mappings[name] = c.Pending
 	}
 	for name, e := range d.queue.ends {
+		end := End{InFlight: e.flying}
 		if e.down {
 			s.Down = append(s.Down, name.String())
 		}
+		if e.down && (!e.doubtful || e.fallen > 0) { // else it may be one record's fault
+			end.Down, end.Since, end.RetryAt, end.Verdict = true, e.since, e.retryAt, e.verdict
+		}
+		s.Ends[name] = end
 	}
 	return s
 }

@@ -224,7 +224,7 @@ func start(t *testing.T, cfg Config, answer func(n int, req *connector.Request) 
 	r.fake = &fake{t: t, store: r.store, answer: answer, inFlight: map[uint64]bool{}}
 	log := slog.New(slog.DiscardHandler)
 	r.Delivery = New(cfg, Ports{Platform: r.fake, Store: r.store, Settle: func(rec *connector.Record) { r.settled <- rec },
-		CountOpen: r.store.open, Hold: r.hold, Alarms: connector.NewAlarms(log), Log: log}, 0)
+		CountOpen: r.store.open, Hold: r.hold, Counters: connector.NewCounters(nil), Alarms: connector.NewAlarms(log), Log: log}, 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- r.Run(ctx) }()

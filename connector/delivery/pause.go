@@ -204,7 +204,7 @@ func (d *Delivery) setAside(ctx context.Context, letters map[*item]*connector.De
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, l := range own {
-		d.count(l.Mapping).Letters[l.Class]++
+		d.count(l.Mapping).Lettered(l.Class)
 		attrs := []any{"class", l.Class, "mapping", l.Mapping, "table", l.Table, "position", l.Position, "reason", l.Reason}
 		if l.Answer != nil {
 			attrs = append(attrs, "httpStatus", l.Answer.HTTPStatus, "code", l.Answer.Code)

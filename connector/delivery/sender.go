@@ -224,7 +224,9 @@ func (d *Delivery) deliver(ctx, tail context.Context, j job) bool {
 	d.mu.Lock()
 	for i, it := range items {
 		req.Records[i] = it.rec
-		it.attempts++
+		if it.attempts++; it.attempts > 1 {
+			d.count(it.rec.Mapping).Retries.Add(1)
+		}
 	}
 	d.requests++
 	number := d.requests

@@ -49,6 +49,8 @@ type Config struct {
 	Lease func(ctx context.Context) error
 	// UserAgent is the header of that name: program and version. Empty: "tuzhan-cdc".
 	UserAgent string
+	// Exchanged is told of each request to an endpoint that takes records. It must be safe for concurrent use and not block. nil: nobody is.
+	Exchanged func(connector.Exchange)
 	// Logger takes what no caller hears of: a token renewal ahead of time that failed. nil: nothing is logged.
 	Logger *slog.Logger
 }
@@ -80,6 +82,7 @@ type Client struct {
 	buffers   sync.Pool // of *encoded
 	sealer    *sealer   // nil: points are not encrypted
 	open      bool      // points are those of the open API
+	exchanged func(connector.Exchange)
 }
 
 var _ connector.Platform = (*Client)(nil)
@@ -94,6 +97,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	if cfg.UserAgent == "" {
 		cfg.UserAgent = "tuzhan-cdc"
+	}
+	if cfg.Exchanged == nil {
+		cfg.Exchanged = func(connector.Exchange) {}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -122,7 +128,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 
-	c := &Client{endpoints: endpoints, timeout: cfg.Timeout, lease: cfg.Lease, userAgent: cfg.UserAgent, open: cfg.OpenPoints, transport: newTransport(cfg.Timeout, cfg.MaxConns)}
+	c := &Client{endpoints: endpoints, timeout: cfg.Timeout, lease: cfg.Lease, userAgent: cfg.UserAgent, open: cfg.OpenPoints, exchanged: cfg.Exchanged, transport: newTransport(cfg.Timeout, cfg.MaxConns)}
 	if cfg.Encryption != nil {
 		c.sealer = newSealer(*cfg.Encryption)
 	}
@@ -157,7 +163,8 @@ func (c *Client) Send(ctx context.Context, req *connector.Request) connector.Ans
 	if err != nil {
 		return connector.Answer{Verdict: connector.SetupWrong, NotApplied: true, Err: err}
 	}
-	return c.ask(ctx, to, func() (*encoded, error) { return c.encode(req) }, func(r *response) connector.Answer { return readAnswer(r, req) })
+	about := connector.Exchange{Endpoint: req.Endpoint, Records: len(req.Records)}
+	return c.ask(ctx, to, about, func() (*encoded, error) { return c.encode(req) }, func(r *response) connector.Answer { return readAnswer(r, req) })
 }
 
 // Probe asks whether an endpoint is back, with the body {}, encrypted where points are: it lacks every required field and so can't be
@@ -176,7 +183,7 @@ func (c *Client) Probe(ctx context.Context, endpoint connector.Endpoint) connect
 		e.bytes = append(e.bytes, "{}"...)
 		return e, nil
 	}
-	return c.ask(ctx, to, empty, func(r *response) connector.Answer {
+	return c.ask(ctx, to, connector.Exchange{Endpoint: endpoint}, empty, func(r *response) connector.Answer {
 		a, _ := readCommon(r)
 		switch a.Verdict {
 		case connector.Rejected, connector.TooBig:
@@ -187,7 +194,7 @@ func (c *Client) Probe(ctx context.Context, endpoint connector.Endpoint) connect
 }
 
 // ask posts a body with a token, and once more, made anew, with a fresh token where the first one was refused.
-func (c *Client) ask(ctx context.Context, to *target, body func() (*encoded, error), read func(*response) connector.Answer) connector.Answer {
+func (c *Client) ask(ctx context.Context, to *target, about connector.Exchange, body func() (*encoded, error), read func(*response) connector.Answer) connector.Answer {
 	left := c.timeout
 	var refused uint64
 	for {
@@ -207,7 +214,7 @@ func (c *Client) ask(ctx context.Context, to *target, body func() (*encoded, err
 			}
 		}
 		started := time.Now()
-		a, generation := c.attempt(ctx, left, to, data, refused, read)
+		a, generation := c.attempt(ctx, left, to, about, data, refused, read)
 		data.release()
 		if a.Verdict != connector.TokenRefused || refused != 0 {
 			return a
@@ -217,8 +224,8 @@ func (c *Client) ask(ctx context.Context, to *target, body func() (*encoded, err
 	}
 }
 
-// attempt is one exchange with a token newer than the refused generation; it gives the token's generation.
-func (c *Client) attempt(ctx context.Context, left time.Duration, to *target, data *encoded, refused uint64,
+// attempt is one exchange with a token newer than the refused generation; it gives the token's generation, and tells of the exchange.
+func (c *Client) attempt(ctx context.Context, left time.Duration, to *target, about connector.Exchange, data *encoded, refused uint64,
 	read func(*response) connector.Answer) (connector.Answer, uint64) {
 	ctx, cancel := context.WithTimeoutCause(ctx, left, errTimeout(c.timeout))
 	defer cancel()
@@ -226,11 +233,19 @@ func (c *Client) attempt(ctx context.Context, left time.Duration, to *target, da
 	if err != nil {
 		return tokenFailed(err), 0
 	}
+	about.Bytes = len(data.bytes)
+	began := time.Now()
 	r, failure := c.post(ctx, to, token.value, data)
+	about.Duration = time.Since(began)
+	var a connector.Answer
 	if failure != nil {
-		return *failure, token.generation
+		a = *failure
+	} else {
+		a = read(r)
 	}
-	return read(r), token.generation
+	about.Verdict, about.HTTPStatus = a.Verdict, a.HTTPStatus
+	c.exchanged(about)
+	return a, token.generation
 }
 
 // TokenState tells of the token in use, without showing it.

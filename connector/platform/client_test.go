@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -429,4 +430,44 @@ func TestLog(t *testing.T) {
 		t.Errorf("logged %q after %d token calls", got, calls.Load())
 	}
 	wantClean(t, errors.New(logged.String()))
+}
+
+// TestExchanged: each request is told of once, with what it carried and what came of it; a probe carries nothing, and a second try with a fresh token is a
+// request too.
+func TestExchanged(t *testing.T) {
+	var got []connector.Exchange
+	refuse := true
+	base := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/api/open/app/getOrgAccessToken" {
+			answer(200, `{"code":"200","data":{"token":"t","expire":7200}}`)(w, r)
+			return
+		}
+		if refuse {
+			refuse = false
+			answer(401, "")(w, r)
+			return
+		}
+		answer(200, `{"code":"200"}`)(w, r)
+	})
+	tokens := 0
+	c := newClient(t, base, func(cfg *Config) {
+		cfg.Token = func() (string, error) { tokens++; return fmt.Sprintf("token-%d", tokens), nil }
+		cfg.Exchanged = func(x connector.Exchange) { got = append(got, x) }
+	})
+	c.Send(t.Context(), eventRequest(3))
+	c.Probe(t.Context(), connector.PointEndpoint)
+	if len(got) != 3 {
+		t.Fatalf("%+v", got)
+	}
+	for i, want := range []connector.Exchange{{Endpoint: connector.EventEndpoint, Records: 3, Verdict: connector.TokenRefused, HTTPStatus: 401},
+		{Endpoint: connector.EventEndpoint, Records: 3, Verdict: connector.Delivered, HTTPStatus: 200},
+		{Endpoint: connector.PointEndpoint, Verdict: connector.Delivered, HTTPStatus: 200}} {
+		x := got[i]
+		if x.Bytes < 2 || x.Duration <= 0 {
+			t.Errorf("%d: %+v", i, x)
+		}
+		if x.Bytes, x.Duration = 0, 0; x != want {
+			t.Errorf("%d: %+v, want %+v", i, x, want)
+		}
+	}
 }

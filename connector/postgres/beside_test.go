@@ -174,10 +174,13 @@ func TestQuietIsNoBlackHole(t *testing.T) {
 	l := runLogged(t, db, cfg, p, r, patient, log)
 	log.until(t, 1, "msg=streaming")
 	db.Exec(t, `INSERT INTO crm.t SELECT generate_series(1, 20000)`)
-	asked := l.src.reports.Load()
+	asked, began := l.src.reports.Load(), time.Now()
 	db.Exec(t, `SELECT pg_sleep(3)`) // three times as long as silence may last
 	if l.src.reports.Load() == asked {
 		t.Error("no reports while reading was paused")
+	}
+	if ago := l.src.Status().Reported; ago >= time.Since(began) {
+		t.Errorf("the last report was %s ago, says the source", ago)
 	}
 	r.mu.Lock()
 	close(r.blocked)

@@ -114,7 +114,7 @@ func (p *plan) setTables(pub *Publication, uses, add []Use, gone []TableName) {
 	if len(gone) > 0 {
 		what += "; took out " + joinNames(gone, TableName.String)
 	}
-	p.step("ALTER PUBLICATION "+quoteIdent(pub.Name)+" SET TABLE "+p.members(set)+";", what)
+	p.step("ALTER PUBLICATION "+quoteIdent(pub.Name)+" SET TABLE "+p.members(set)+";", what, tablesOf(set)...)
 	if !pub.own {
 		p.block("publication " + pub.Name + " belongs to " + pub.Owner)
 	}

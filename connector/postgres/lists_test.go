@@ -60,7 +60,7 @@ func tapped(t *testing.T, dsn string) (*tap, string) {
 				}
 				defer up.Close()
 				tasks.Go(func() { _, _ = io.Copy(up, client); _ = up.(*net.TCPConn).CloseWrite() })
-				_, _ = io.Copy(io.MultiWriter(client, w), up)
+				_, _ = io.Copy(io.MultiWriter(w, client), up)
 			})
 		}
 	})

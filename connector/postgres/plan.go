@@ -37,7 +37,8 @@ type plan struct {
 
 type step struct {
 	sql    string
-	change string // for the log; "" for what nobody needs to read
+	change string      // for the log; "" for what nobody needs to read
+	tables []TableName // that are in a publication by it
 }
 
 // newPlan looks at the catalogue.
@@ -223,7 +224,7 @@ func (p *plan) bring(pub *Publication, name, publish string, uses, add []Use) {
 			sql += " FOR TABLE " + p.members(add)
 			what += " for " + joinNames(tables, TableName.String)
 		}
-		p.step(sql+" WITH (publish = "+literal(publish)+", publish_via_partition_root = true);", what)
+		p.step(sql+" WITH (publish = "+literal(publish)+", publish_via_partition_root = true);", what, tables...)
 		p.step("COMMENT ON PUBLICATION "+quoteIdent(name)+" IS "+literal(ourComment+": made for its slot; kept in step with the mappings; drop it with the slot only")+";", "")
 		if !p.mayCreate {
 			p.block("it lacks CREATE on database " + p.database)
@@ -262,7 +263,7 @@ func (p *plan) bring(pub *Publication, name, publish string, uses, add []Use) {
 		p.step("ALTER PUBLICATION "+quoteIdent(name)+" DROP TABLE "+sqlList(gone)+";", "took "+joinNames(gone, TableName.String)+" out of publication "+name)
 	}
 	if len(add) > 0 {
-		p.step("ALTER PUBLICATION "+quoteIdent(name)+" ADD TABLE "+p.members(add)+";", "added "+joinNames(tables, TableName.String)+" to publication "+name)
+		p.step("ALTER PUBLICATION "+quoteIdent(name)+" ADD TABLE "+p.members(add)+";", "added "+joinNames(tables, TableName.String)+" to publication "+name, tables...)
 		p.must = p.must || slices.ContainsFunc(add, func(u Use) bool { return !u.known })
 		if !pub.own {
 			p.block("publication " + name + " belongs to " + pub.Owner)
@@ -304,7 +305,9 @@ func (p *plan) ownTables(uses []Use) {
 	}
 }
 
-func (p *plan) step(sql, change string) { p.steps = append(p.steps, step{sql, change}) }
+func (p *plan) step(sql, change string, tables ...TableName) {
+	p.steps = append(p.steps, step{sql, change, tables})
+}
 
 func (p *plan) block(why string) {
 	if !slices.Contains(p.blocked, why) {

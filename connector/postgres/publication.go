@@ -209,8 +209,8 @@ func EnsurePublications(ctx context.Context, conn *pgx.Conn, params PublicationP
 // deadlock_timeout (1 s by default), so that in a deadlock with the application it is never the application's statement that fails.
 const lockTimeout = "400ms"
 
-// bringInStep is EnsurePublications; it gives the plan, which says what was found and what this role could not do, and the one after the steps. That is
-// made in their transaction, which has the tables' locks: what somebody else does to them afterwards is not taken for ours.
+// bringInStep is EnsurePublications; it gives the plan, which says what was found and what this role could not do, and the one after the steps. Both are
+// made in their transaction, with the tables locked: what somebody else does to them, before or afterwards, is not taken for ours.
 func bringInStep(ctx context.Context, conn *pgx.Conn, params PublicationParams) (p, after *plan, changes []string, err error) {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
@@ -221,19 +221,29 @@ func bringInStep(ctx context.Context, conn *pgx.Conn, params PublicationParams) 
 			err = done
 		}
 	}()
-	if p, err = newPlan(ctx, conn, params); err != nil {
-		return nil, nil, nil, err
+	if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+lockTimeout+"'"); err != nil {
+		return nil, nil, nil, fmt.Errorf("looking at the publications: %w", err)
 	}
-	findings := p.strangersFindings()
-	p.make()
-	findings = append(findings, p.findings...)
-	if refused := refusal(findings); refused != nil {
-		return p, p, nil, refused
-	}
-	if len(p.steps) > 0 {
-		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '"+lockTimeout+"'"); err != nil {
-			return nil, nil, nil, fmt.Errorf("bringing the publications in step: %w", err)
+	var locked []TableName
+	for {
+		if p, err = newPlan(ctx, conn, params); err != nil {
+			return nil, nil, nil, err
 		}
+		findings := p.strangersFindings()
+		p.make()
+		if refused := refusal(append(findings, p.findings...)); refused != nil {
+			return p, p, nil, refused
+		}
+		// What is read before the locks may be of two moments, and older than what somebody else does just now.
+		more := p.unlocked(locked)
+		if len(more) == 0 {
+			break
+		}
+		sql := "LOCK TABLE " + sqlList(more) + " IN SHARE UPDATE EXCLUSIVE MODE" // as ALTER PUBLICATION takes it; the application reads and writes
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return nil, nil, nil, fmt.Errorf("bringing the publications in step: %s: %w", sql, err)
+		}
+		locked = append(locked, more...)
 	}
 	for _, s := range p.steps {
 		if _, err := tx.Exec(ctx, s.sql); err != nil {
@@ -253,6 +263,18 @@ func bringInStep(ctx context.Context, conn *pgx.Conn, params PublicationParams) 
 		return nil, nil, nil, fmt.Errorf("bringing the publications in step: %w", err)
 	}
 	return p, after, changes, nil
+}
+
+// unlocked gives the tables that the steps put into a publication, and that are not among those.
+func (p *plan) unlocked(those []TableName) (tables []TableName) {
+	for _, s := range p.steps {
+		for _, t := range s.tables {
+			if !slices.Contains(those, t) && !slices.Contains(tables, t) {
+				tables = append(tables, t)
+			}
+		}
+	}
+	return tables
 }
 
 // refusal joins the findings that are errors; nil where there are none.

@@ -74,6 +74,8 @@ type Source struct {
 	reconnects atomic.Uint64
 	reports    atomic.Uint64
 	fallbacks  atomic.Uint64
+	born       time.Time
+	reported   atomic.Int64 // nanoseconds after born, by the monotonic clock
 }
 
 // Status says how a source fares.
@@ -86,6 +88,8 @@ type Status struct {
 	Truncates, Reconnects uint64
 	// BurstFallbacks is 1 once reading in bursts was given up because the server halted while the stream waited for more.
 	BurstFallbacks uint64
+	// Reported is how long ago the server was told how far things have got. While State is streaming that is every second, whatever is waited for.
+	Reported time.Duration
 }
 
 // Reconnection waits between these, up to half longer or shorter.
@@ -106,7 +110,7 @@ const (
 
 // NewSource makes a source that streams what Prepare has prepared.
 func NewSource(cfg Config, p *Prepared, alarms *connector.Alarms, log *slog.Logger) *Source {
-	s := &Source{cfg: cfg, lineage: p.Lineage, names: p.Publications, alarms: alarms, log: log, timing: usualTiming}
+	s := &Source{cfg: cfg, lineage: p.Lineage, names: p.Publications, alarms: alarms, log: log, timing: usualTiming, born: time.Now()}
 	s.rel = newRelations(cfg.Uses, log, s.resolveTypes)
 	s.watch = newWatch(s, p)
 	s.setState("connecting")
@@ -116,7 +120,8 @@ func NewSource(cfg Config, p *Prepared, alarms *connector.Alarms, log *slog.Logg
 // Status gives a snapshot. Safe for concurrent use.
 func (s *Source) Status() Status {
 	return Status{State: *s.state.Load(), WALEnd: connector.LSN(s.walEnd.Load()), Confirmed: connector.LSN(s.confirmed.Load()),
-		Truncates: s.truncates.Load(), Reconnects: s.reconnects.Load(), BurstFallbacks: s.fallbacks.Load()}
+		Truncates: s.truncates.Load(), Reconnects: s.reconnects.Load(), BurstFallbacks: s.fallbacks.Load(),
+		Reported: time.Since(s.born) - time.Duration(s.reported.Load())}
 }
 
 func (s *Source) setState(state string) { s.state.Store(&state) }

@@ -279,6 +279,7 @@ func (s *stream) status(now time.Time, answer bool) error {
 	s.told, s.toldAt, s.asked = lsn, now, false
 	s.src.confirmed.Store(uint64(lsn))
 	s.src.reports.Add(1)
+	s.src.reported.Store(int64(time.Since(s.src.born)))
 	return nil
 }
 

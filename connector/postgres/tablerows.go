@@ -141,3 +141,12 @@ SELECT a.attname::text
 	}
 	return key, nil
 }
+
+// HidesRows reports whether row level security keeps rows of the table from this role. The stream has them all the same.
+func HidesRows(ctx context.Context, conn *pgx.Conn, t *connector.Table) (bool, error) {
+	var hides bool
+	if err := conn.QueryRow(ctx, "SELECT row_security_active($1::oid)", t.OID).Scan(&hides); err != nil {
+		return false, fmt.Errorf("looking at the row level security of %s: %w", t, err)
+	}
+	return hides, nil
+}

@@ -505,12 +505,28 @@ func lettersFiltered(t *testing.T, open func() durable) {
 		{Filter{IDs: []int64{all[4].ID, all[0].ID, 9999}}, "[1 5]"},
 		{Filter{IDs: []int64{all[1].ID}, Open: &yes}, "[]"},
 		{Filter{Mapping: "a' OR '1'='1"}, "[]"},
+		{Filter{Newest: true}, "[5 4 3 2 1]"},
+		{Filter{Newest: true, Limit: 2}, "[5 4]"},
+		{Filter{Newest: true, Limit: 2, After: all[3].ID}, "[3 2]"},
+		{Filter{Text: "B"}, "[2 4]"},
+		{Filter{Text: "%"}, "[]"},
+		{Filter{Text: "_"}, "[]"},
+		{Filter{Text: "' OR '1'='1"}, "[]"},
+		{Filter{Text: `\`}, "[]"},
+		{Filter{Text: fmt.Sprint(all[3].ID), IDs: []int64{all[3].ID, all[2].ID}}, "[4]"},
+		{Filter{Text: "0/3"}, "[3]"},
+		{Filter{Text: "0/5:0"}, "[5]"},
+		{Filter{Text: "0/5:1"}, "[]"},
+		{Filter{Text: "B", Class: connector.ClassRejected, Open: &no, Brief: true}, "[2]"},
 	} {
 		letters, err := s.Letters(t.Context(), test.filter)
 		must(t, err)
 		got := []int{}
 		for _, l := range letters {
 			got = append(got, int(l.Position.Commit))
+			if brief := len(l.Payload) == 0 && len(l.Change) == 0 && l.Answer == nil; brief != test.filter.Brief {
+				t.Errorf("%+v: payload %s", test.filter, l.Payload)
+			}
 		}
 		if fmt.Sprint(got) != test.want {
 			t.Errorf("%+v: got %v, want %s", test.filter, got, test.want)

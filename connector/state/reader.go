@@ -1,14 +1,17 @@
 package state
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -386,10 +389,17 @@ type Filter struct {
 	Since, Until time.Time
 	// Open gives the open ones only (true) or the closed ones only (false); nil gives both.
 	Open *bool
-	// After gives those with a greater id only: with Limit, the next page.
-	After int64
+	// Text gives those whose mapping, table, reason or last retry holds it, in capitals or not, or whose id or position it is. Of payload and change it
+	// looks at nothing: they may be sealed.
+	Text string
+	// After gives those with a greater id only: with Limit, the next page. With Newest the greatest ids come first, and After, where it is not 0, gives
+	// those with a smaller id only.
+	After  int64
+	Newest bool
 	// Limit is how many come at most; 0: no limit.
 	Limit int
+	// Brief leaves out payload, change and answer.
+	Brief bool
 }
 
 const letterColumns = `id, class, kind, mapping, table_name, commit_lsn, idx, number, commit_time, payload, envelope, opt_type, keys,
@@ -397,8 +407,21 @@ const letterColumns = `id, class, kind, mapping, table_name, commit_lsn, idx, nu
 
 // Letters gives the dead letters that f asks for, by ascending id. All of them are held in memory: page through many.
 func (r *Reader) Letters(ctx context.Context, f Filter) ([]*connector.DeadLetter, error) {
-	where, args := []string{"id > ?"}, []any{f.After}
+	var where []string
+	var args []any
 	add := func(condition string, arg any) { where, args = append(where, condition), append(args, arg) }
+	order := " ORDER BY id"
+	switch {
+	case !f.Newest:
+		add("id > ?", f.After)
+	default:
+		order += " DESC"
+		add("id < ?", cmp.Or(f.After, int64(math.MaxInt64)))
+	}
+	if f.Text != "" {
+		condition, found := textCondition(f.Text)
+		where, args = append(where, condition), append(args, found...)
+	}
 	if len(f.IDs) > 0 {
 		condition, arg, err := r.among(f.IDs)
 		if err != nil {
@@ -430,7 +453,33 @@ func (r *Reader) Letters(ctx context.Context, f Filter) ([]*connector.DeadLetter
 	if f.Limit > 0 {
 		limit = fmt.Sprintf(" LIMIT %d", f.Limit)
 	}
-	return list(ctx, r, "SELECT "+letterColumns+" FROM dead_letter WHERE "+strings.Join(where, " AND ")+" ORDER BY id"+limit, r.scanLetter, args...)
+	columns := letterColumns
+	if f.Brief {
+		columns = briefColumns
+	}
+	return list(ctx, r, "SELECT "+columns+" FROM dead_letter WHERE "+strings.Join(where, " AND ")+order+limit, r.scanLetter, args...)
+}
+
+// briefColumns are letterColumns without what may be long.
+var briefColumns = strings.NewReplacer("payload,", "NULL,", "change,", "NULL,", "answer,", "NULL,").Replace(letterColumns)
+
+// textCondition is the condition of Filter.Text, and its arguments.
+func textCondition(text string) (string, []any) {
+	like := "%" + strings.NewReplacer(`\`, `\\`, "%", `\%`, "_", `\_`).Replace(strings.ToLower(text)) + "%"
+	var some []string
+	var args []any
+	for _, column := range []string{"mapping", "table_name", "reason", "retried"} {
+		some, args = append(some, "lower("+column+`) LIKE ? ESCAPE '\'`), append(args, like)
+	}
+	if id, err := strconv.ParseInt(text, 10, 64); err == nil {
+		some, args = append(some, "id = ?"), append(args, id)
+	}
+	if p, err := connector.ParsePosition(text); err == nil {
+		some, args = append(some, "commit_lsn = ? AND idx = ?"), append(args, signed(p.Commit), int64(p.Index))
+	} else if lsn, err := connector.ParseLSN(text); err == nil {
+		some, args = append(some, "commit_lsn = ?"), append(args, signed(lsn))
+	}
+	return "(" + strings.Join(some, " OR ") + ")", args
 }
 
 // Letter gives one dead letter, open or closed; ErrNoLetter where there is none with that id.

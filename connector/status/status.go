@@ -1,16 +1,16 @@
-// Package status holds the one snapshot of a connector that everything an operator sees is rendered from: the status command, the JSON at
-// /status.json, /healthz and /readyz.
+// Package status holds the one snapshot of a connector that everything an operator sees is rendered from: the status command, the page at server.listen, the
+// JSON at /status.json, /metrics, /healthz and /readyz.
+//
+// server.go answers; feed.go takes a snapshot each second that somebody watches, tells the pages of it, and remembers the last hour; letters.go shows dead
+// letters and does what the page's buttons ask for, through Control; admin.go knows who may; mask.go hides what is personal; health.go says whether
+// the process lives and whether it delivers, metrics.go makes metrics for Prometheus of the snapshot. The page itself is in page/.
 package status
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"log/slog"
-	"net"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
@@ -29,8 +29,10 @@ type Snapshot struct {
 	State   string    `json:"state"`
 	Version string    `json:"version"`
 	Since   time.Time `json:"since,omitzero"` // when the process started
-	Slot    Slot      `json:"slot"`
-	Lag     Lag       `json:"lag"`
+	// Database names the source without user and password: host:port/database.
+	Database string `json:"database,omitempty"`
+	Slot     Slot   `json:"slot"`
+	Lag      Lag    `json:"lag"`
 	// Checkpoint is the one on disk; nil before the first.
 	Checkpoint *Checkpoint `json:"checkpoint"`
 	Pending    Pending     `json:"pending"`
@@ -38,6 +40,8 @@ type Snapshot struct {
 	Holdup *Holdup `json:"holdup"`
 	// Paused says that delivery is paused: too many dead letters are open, or too many records were rejected.
 	Paused bool `json:"paused"`
+	// StateRead says that the state could be read: else DeadLetters and Gaps are not known.
+	StateRead bool `json:"stateRead"`
 	// DeadLetters are the open ones by class, every class named.
 	DeadLetters map[connector.Class]int `json:"deadLetters"`
 	// Held are the mappings that stand still; HeldMappings tells of them and of those that work off what came meanwhile.
@@ -46,11 +50,17 @@ type Snapshot struct {
 	// Gaps are the stretches of the WAL that were recorded as not seen, for good.
 	Gaps []connector.Gap `json:"gaps"`
 
-	Mappings []Mapping `json:"mappings"`
+	Tables    []Table    `json:"tables"`
+	Mappings  []Mapping  `json:"mappings"`
+	Endpoints []Endpoint `json:"endpoints"`
 	// Skipped is what began with the skip marker, since the process started.
-	Skipped Skipped              `json:"skipped"`
-	Alarms  []connector.Alarm    `json:"alarms"`
-	LastErr *connector.LastError `json:"lastError"`
+	Skipped Skipped `json:"skipped"`
+	// Token is the platform's, as it is in use; nil: none was asked for yet.
+	Token *Token `json:"token,omitempty"`
+	// Reconnects counts how often the stream from PostgreSQL was interrupted, since the configuration was read last.
+	Reconnects uint64               `json:"reconnects"`
+	Alarms     []connector.Alarm    `json:"alarms"`
+	LastErr    *connector.LastError `json:"lastError"`
 }
 
 // Slot is the replication slot as the server sees it.
@@ -119,13 +129,78 @@ type Skipped struct {
 	Changes      uint64 `json:"changes"`
 }
 
+// Token is an access token of the platform; its value is nowhere to be seen.
+type Token struct {
+	Fetched time.Time `json:"fetched"`
+	// Expires is when it ends; zero: not known (platform.token).
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// Table is how many changes of a table were read and mapped since the process started.
+type Table struct {
+	Name    string `json:"name"` // schema.name
+	Changes uint64 `json:"changes"`
+}
+
+// Endpoint is how one of the platform's endpoints fares, and what was asked of it since the process started.
+type Endpoint struct {
+	Name string `json:"name"` // its key under platform.paths
+	// Down says that it waits after a failure, since Since; it is tried again at RetryAt, and Verdict says why.
+	Down    bool      `json:"down"`
+	Since   time.Time `json:"since,omitzero"`
+	RetryAt time.Time `json:"retryAt,omitzero"`
+	Verdict string    `json:"verdict,omitempty"`
+	// InFlight requests are on their way.
+	InFlight int `json:"inFlight"`
+	// Requests by how they ended, the Records that they carried, the Bytes of their bodies, and the Seconds that they took together.
+	Requests map[string]uint64 `json:"requests,omitempty"`
+	Records  uint64            `json:"records"`
+	Bytes    uint64            `json:"bytes"`
+	Seconds  float64           `json:"seconds"`
+}
+
+// EndpointOf shows an endpoint's counters.
+func EndpointOf(e connector.Endpoint, c *connector.EndpointCounters) Endpoint {
+	end := Endpoint{Name: e.String(), Requests: map[string]uint64{}, Records: c.Records.Load(), Bytes: c.Bytes.Load(),
+		Seconds: time.Duration(c.Nanoseconds.Load()).Seconds()}
+	for v := connector.Delivered; v <= connector.Outage; v++ {
+		if n := c.Requests(v); n > 0 {
+			end.Requests[v.String()] = n
+		}
+	}
+	return end
+}
+
 // Mapping is what became of one mapping's records since the process started.
 type Mapping struct {
-	Name        string                     `json:"name"`
-	Table       string                     `json:"table"`
-	Kind        string                     `json:"kind"`
-	Delivered   uint64                     `json:"delivered"`
-	DeadLetters map[connector.Class]uint64 `json:"deadLetters,omitempty"`
+	Name  string `json:"name"`
+	Table string `json:"table"`
+	Kind  string `json:"kind"`
+	// Endpoints are where its records go.
+	Endpoints []string `json:"endpoints"`
+	// Changes, Records, Delivered and Retries are as in connector.MappingCounters.
+	Changes   uint64 `json:"changes"`
+	Records   uint64 `json:"records"`
+	Delivered uint64 `json:"delivered"`
+	Retries   uint64 `json:"retries"`
+	// Pending records are in memory and not settled; PendingBytes are their payloads'.
+	Pending      int                        `json:"pending"`
+	PendingBytes int                        `json:"pendingBytes"`
+	DeadLetters  map[connector.Class]uint64 `json:"deadLetters,omitempty"`
+}
+
+// MappingOf shows a mapping's counters.
+func MappingOf(name, table string, kind connector.Kind, c *connector.MappingCounters) Mapping {
+	m := Mapping{Name: name, Table: table, Kind: kind.String(), Changes: c.Changes.Load(), Records: c.Records.Load(), Delivered: c.Delivered.Load(), Retries: c.Retries.Load()}
+	for _, class := range connector.Classes {
+		if n := c.Letters(class); n > 0 {
+			if m.DeadLetters == nil {
+				m.DeadLetters = map[connector.Class]uint64{}
+			}
+			m.DeadLetters[class] = n
+		}
+	}
+	return m
 }
 
 // CheckpointOf shows a checkpoint; nil for nil.
@@ -134,66 +209,6 @@ func CheckpointOf(cp *connector.Checkpoint) *Checkpoint {
 		return nil
 	}
 	return &Checkpoint{Settled: cp.Settled, Flush: cp.Flush, CommitTime: cp.CommitTime, Written: cp.Written, Ranges: len(cp.Ranges)}
-}
-
-// Ready reports whether changes are read and delivered, and if not, why not.
-func (s *Snapshot) Ready() (bool, string) {
-	if s.State != Streaming {
-		return false, "not streaming: " + s.State
-	}
-	for _, a := range s.Alarms {
-		if strings.HasPrefix(a.Key, "delivery") || strings.HasPrefix(a.Key, "state") {
-			return false, a.Text
-		}
-	}
-	return true, ""
-}
-
-// Server answers at server.listen: /status.json, /healthz (the process is alive) and /readyz (it streams and delivers; else 503 and why).
-type Server struct {
-	listener net.Listener
-	http     *http.Server
-}
-
-// Listen binds at once, so that a taken port is an error at start.
-func Listen(addr string, snapshot func() Snapshot, log *slog.Logger) (*Server, error) {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("server.listen %s: %w (choose another port, or \"\" to turn the status server off)", addr, err)
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		s := snapshot()
-		ok, why := s.Ready()
-		if !ok {
-			http.Error(w, why, http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
-	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		s := snapshot()
-		if err := json.NewEncoder(w).Encode(&s); err != nil {
-			log.Debug("status client went away", "error", err)
-		}
-	})
-	return &Server{listener: l, http: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}}, nil
-}
-
-// Addr is the address that was bound.
-func (s *Server) Addr() string { return s.listener.Addr().String() }
-
-// Run serves until ctx ends.
-func (s *Server) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { _ = s.http.Close() })
-	defer stop()
-	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("status server: %w", err)
-	}
-	return nil
 }
 
 // Fetch asks a running connector for its snapshot.

@@ -20,7 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestServer(t *testing.T) {
 	snapshot := Snapshot{State: Streaming, Version: "v", Slot: Slot{Name: "s"},
 		Checkpoint: CheckpointOf(&connector.Checkpoint{Settled: connector.Position{Commit: 0x16B374D848, Index: 3}, Ranges: make([]connector.Range, 2)})}
-	server, err := Listen("127.0.0.1:0", func() Snapshot { return snapshot }, slog.New(slog.DiscardHandler))
+	server, err := Listen(Options{Address: "127.0.0.1:0", Snapshot: func() Snapshot { return snapshot }, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,19 +51,6 @@ func TestServer(t *testing.T) {
 	if err != nil || got.Checkpoint.Settled != snapshot.Checkpoint.Settled || got.Checkpoint.Ranges != 2 || got.State != Streaming {
 		t.Errorf("%+v, %v", got, err)
 	}
-	for _, c := range []struct {
-		state, key string
-		ready      bool
-	}{{Starting, "", false}, {Waiting, "", false}, {Streaming, "delivery/event", false}, {Streaming, "state", false}, {Streaming, "source/wal", true}} {
-		snapshot.State, snapshot.Alarms = c.state, nil
-		if c.key != "" {
-			snapshot.Alarms = []connector.Alarm{{Key: c.key, Text: "the reason"}}
-		}
-		code, body := get("/readyz")
-		if (code == 200) != c.ready || (c.state == Streaming && !c.ready && !strings.Contains(body, "the reason")) {
-			t.Errorf("%+v: %d %s", c, code, body)
-		}
-	}
 	if code, _ := get("/debug/pprof/"); code != 404 {
 		t.Errorf("pprof answers %d", code)
 	}
@@ -83,7 +70,7 @@ func TestListenTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if _, err := Listen(l.Addr().String(), func() Snapshot { return Snapshot{} }, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "server.listen") {
+	if _, err := Listen(Options{Address: l.Addr().String(), Snapshot: func() Snapshot { return Snapshot{} }, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "server.listen") {
 		t.Errorf("got %v", err)
 	}
 }

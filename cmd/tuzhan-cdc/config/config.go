@@ -191,6 +191,15 @@ func (s State) Same(other State) bool {
 type Server struct {
 	// Listen is host:port; port 0 takes any that is free. Default 127.0.0.1:9642. Empty: no server.
 	Listen string
+	// AdminToken (adminToken or adminTokenFile) is what the page asks for before it shows personal data or changes anything. At least 16 characters. Not
+	// set, the default: on a loopback address nothing is asked for, on others the page shows masked data only and changes nothing.
+	AdminToken Secret
+}
+
+// Same reports whether two are the same server; the token that a file holds may have changed.
+func (s Server) Same(other Server) bool {
+	return s.Listen == other.Listen && s.AdminToken.File() == other.AdminToken.File() &&
+		(s.AdminToken.File() != "" || s.AdminToken.Reveal() == other.AdminToken.Reveal())
 }
 
 // Log is what is logged, and how.

@@ -99,7 +99,7 @@ func (l *loader) fileKeys() []entry {
 		key("platform", nested(l.platformKeys(), nil, "appSecret", "appSecretFile", "token", "tokenFile"), "the Tuzhan platform").required(),
 		key("delivery", nested(l.deliveryKeys(), l.delivery), "what is in memory and on the way"),
 		key("state", nested(l.stateKeys(), l.state).atMostOne("path", "dsn", "dsnFile"), "where checkpoint, intents of points and dead letters are kept"),
-		key("server", nested(l.serverKeys(), l.server), "the status server"),
+		key("server", nested(l.serverKeys(), l.server).atMostOne("adminToken", "adminTokenFile"), "the status server"),
 		key("log", nested(l.logKeys(), l.log), "what is logged, to standard error"),
 		key("mappingFiles", list(strict.Shape{Type: strict.TextType, What: "glob"}), "files with further mappings, tables and tests; they count from this file's folder"),
 	}, l.mappingFileKeys()...)
@@ -395,10 +395,28 @@ func (l *loader) checkDSN(at strict.Node, dsn Secret) {
 }
 
 func (l *loader) serverKeys() []entry {
-	return []entry{key("listen", l.text(&l.cfg.Server.Listen, checkListen).what("host:port"), "`/status.json`, `/healthz`, `/readyz`; `\"\"` turns it off")}
+	s := &l.cfg.Server
+	return []entry{
+		key("listen", l.text(&s.Listen, checkListen).what("host:port"), "the [page](#the-page), `/metrics`, `/healthz`, `/readyz`, `/status.json`; `\"\"` turns it off"),
+		key("adminToken", l.secret(&s.AdminToken, "text"), "what the page asks for before it shows personal data or changes anything, at least 16 characters").or("none"),
+		key("adminTokenFile", l.secretFile(&s.AdminToken), "a file that holds it, instead; read again each time"),
+	}
 }
 
-func (l *loader) server(n strict.Node) { block(n, l.serverKeys()) }
+func (l *loader) server(n strict.Node) {
+	s := &l.cfg.Server
+	fields := block(n, l.serverKeys())
+	token := or(fields["adminToken"], fields["adminTokenFile"])
+	if token.IsZero() || !l.oneOf(n, fields, "server", "adminToken", "adminTokenFile") || !s.AdminToken.IsSet() {
+		return
+	}
+	if len(s.AdminToken.Reveal()) < minAdminToken {
+		l.ps.AddHint(token, "For example what `openssl rand -hex 24` prints.", "%s: want at least %d characters, for whoever has it may read customers' data", token.Key(), minAdminToken)
+	}
+}
+
+// minAdminToken is how long server.adminToken must be: it is not to be guessed.
+const minAdminToken = 16
 
 func (l *loader) logKeys() []entry {
 	level := enum(nil, "debug", "info", "warn", "error")
@@ -471,4 +489,28 @@ func checkListen(s string) (text, hint string) {
 		return `want host:port, like 127.0.0.1:9642, or "" for no server`, ""
 	}
 	return "", ""
+}
+
+// Listen reads nothing of a file but server.listen, whatever else is wrong with it: a health check is about the process that runs, not about a file
+// that may have been edited since.
+func Listen(path string, env func(string) (string, bool)) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read the configuration: %w (-c names the file)", err)
+	}
+	cfg := defaults()
+	l := &loader{cfg: &cfg, env: env, ps: &strict.Problems{}}
+	root := strict.Parse(path, data, env, l.ps)
+	if root.IsZero() {
+		return "", l.ps.Err()
+	}
+	listen := root.Fields("server")["server"].Fields("listen")["listen"]
+	before := l.ps.Len() // nobody asks for what the rest has wrong
+	if !listen.IsZero() {
+		l.text(&cfg.Server.Listen, checkListen).read(listen)
+	}
+	if l.ps.Len() > before {
+		return "", l.ps.Err()
+	}
+	return cfg.Server.Listen, nil
 }

@@ -141,7 +141,7 @@ func TestFullFile(t *testing.T) {
 		Delivery: Delivery{Concurrency: 5, PointConcurrency: 17, MaxBatch: 499, MaxBatchBytes: 2 << 20, MaxPending: 20001, MaxPendingBytes: 9 << 20,
 			Backoff: Backoff{Initial: 300 * time.Millisecond, Max: 40 * time.Second}, GiveUpAfter: 24 * time.Hour, MaxDeadLetters: 10001},
 		State:    State{Path: "/var/lib/tuzhan-cdc/state.db", KeyFile: "testdata/full/secrets/letters-key", KeepDeadLetters: 30 * 24 * time.Hour},
-		Server:   Server{Listen: "0.0.0.0:9000"},
+		Server:   Server{Listen: "0.0.0.0:9000", AdminToken: NewSecret("a-token-of-some-length")},
 		Log:      Log{Level: -4, Format: "json"},
 		Mappings: got.Mappings, Tests: got.Tests,
 	}
@@ -187,6 +187,7 @@ func TestSecretFilesAreFoundBesideTheFile(t *testing.T) {
 	cfg := loadFull(t, "token.yaml")
 	if cfg.Platform.Token.Reveal() != "token-from-a-file" || cfg.Platform.Token.File() != "testdata/full/secrets/token" ||
 		cfg.Source.DSN.Reveal() != "postgres://cdc:from-a-file@db.example.com:5433/crm" ||
+		cfg.Server.AdminToken.Reveal() != "an-admin-token-from-a-file" || cfg.Server.AdminToken.File() != "testdata/full/secrets/admin-token" ||
 		cfg.State.DSN.Reveal() != "postgres://cdc:state-from-a-file@state.example.com:5432/connector" || cfg.State.Path != "" {
 		t.Errorf("%q %q", cfg.Platform.Token.Reveal(), cfg.Platform.Token.File())
 	}
@@ -277,5 +278,31 @@ func TestDSNErrorsShowNoPassword(t *testing.T) {
 		if d := cfg.Source.Display(); strings.Contains(d, "p@ss") || !strings.HasSuffix(d, ":5432/crm") {
 			t.Errorf("%q: %s", dsn, d)
 		}
+	}
+}
+
+// TestListen: of the file only server.listen counts.
+func TestListen(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tuzhan-cdc.yaml")
+	env := lookUp(map[string]string{"PORT": "9700"})
+	for text, want := range map[string]string{
+		"": "127.0.0.1:9642", "mappings: 7": "127.0.0.1:9642", "server: {}": "127.0.0.1:9642", "server:": "127.0.0.1:9642",
+		"server: {listen: \"\"}": "",
+		"server: {listen: \"0.0.0.0:${PORT}\", nonsense: 1}\nsource: {dsn: \"${UNSET}\"}": "0.0.0.0:9700",
+		"server: {listen: \"0.0.0.0:${UNSET}\"}":                                          "error", "server: {listen: nowhere}": "error", "server: {": "error",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Listen(file, env)
+		if err != nil {
+			got = "error"
+		}
+		if got != want {
+			t.Errorf("%q: %q, %v", text, got, err)
+		}
+	}
+	if _, err := Listen(file+".gone", env); err == nil {
+		t.Error("a file that is not there")
 	}
 }

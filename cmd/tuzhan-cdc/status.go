@@ -156,7 +156,7 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 			}
 		}
 		source := p.source.Status()
-		s.State, s.Reconnects = sourceState(source.State), source.Reconnects
+		s.State, s.Reconnects, s.BurstFallbacks = sourceState(source.State), source.Reconnects, source.BurstFallbacks
 		if token := p.client.TokenState(); !token.Fetched.IsZero() {
 			s.Token = (*status.Token)(&token)
 		}

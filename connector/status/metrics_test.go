@@ -20,7 +20,7 @@ import (
 // full is a snapshot in which everything is known.
 func full() Snapshot {
 	safe, outage := int64(1<<30), 3600.0
-	return Snapshot{State: Streaming, Version: "v1", Paused: true, Reconnects: 2, StateRead: true,
+	return Snapshot{State: Streaming, Version: "v1", Paused: true, Reconnects: 2, BurstFallbacks: 1, StateRead: true,
 		Slot: Slot{Name: "s", Known: true, Active: true, WALStatus: "extended", RetainedBytes: 4096, WALBudget: 10 << 30, SafeWALSize: &safe, WALPerSecond: 100, MeasuredSeconds: 60, OutageSeconds: &outage},
 		Lag:  Lag{Bytes: 77, Seconds: 1.5}, Pending: Pending{Changes: 3, Records: 2, Bytes: 99, Failing: 1},
 		Checkpoint:  &Checkpoint{CommitTime: time.Unix(1_700_000_000, 0), Written: time.Unix(1_700_000_001, 500e6), Ranges: 2},
@@ -68,7 +68,7 @@ func TestMetrics(t *testing.T) {
 		`tuzhan_cdc_lag_bytes 77`, `tuzhan_cdc_lag_seconds 1.5`,
 		`tuzhan_cdc_slot_known 1`, `tuzhan_cdc_slot_active 1`, `tuzhan_cdc_slot_wal_status{status="extended"} 1`, `tuzhan_cdc_slot_wal_status{status="lost"} 0`,
 		`tuzhan_cdc_slot_retained_wal_bytes 4096`, `tuzhan_cdc_slot_wal_budget_bytes 1.073741824e+10`, `tuzhan_cdc_slot_safe_wal_bytes 1.073741824e+09`,
-		`tuzhan_cdc_wal_bytes_per_second 100`, `tuzhan_cdc_outage_allowed_seconds 3600`, `tuzhan_cdc_source_reconnects_total 2`, `tuzhan_cdc_gaps 2`,
+		`tuzhan_cdc_wal_bytes_per_second 100`, `tuzhan_cdc_outage_allowed_seconds 3600`, `tuzhan_cdc_source_reconnects_total 2`, `tuzhan_cdc_source_burst_fallbacks_total 1`, `tuzhan_cdc_gaps 2`,
 		`tuzhan_cdc_checkpoint_timestamp_seconds 1.7000000015e+09`, `tuzhan_cdc_checkpoint_commit_timestamp_seconds 1.7e+09`, `tuzhan_cdc_checkpoint_ranges 2`,
 		`tuzhan_cdc_token_timestamp_seconds 1.7e+09`, `tuzhan_cdc_token_expiry_timestamp_seconds 1.7000072e+09`,
 		`tuzhan_cdc_alarms{kind="held"} 2`, `tuzhan_cdc_alarms{kind="source/table"} 1`, `tuzhan_cdc_alarms{kind="delivery/event"} 1`, `tuzhan_cdc_alarms{kind="source/wal"} 0`,

@@ -58,9 +58,11 @@ type Snapshot struct {
 	// Token is the platform's, as it is in use; nil: none was asked for yet.
 	Token *Token `json:"token,omitempty"`
 	// Reconnects counts how often the stream from PostgreSQL was interrupted, since the configuration was read last.
-	Reconnects uint64               `json:"reconnects"`
-	Alarms     []connector.Alarm    `json:"alarms"`
-	LastErr    *connector.LastError `json:"lastError"`
+	Reconnects uint64 `json:"reconnects"`
+	// BurstFallbacks is 1 where reading in bursts was given up, since the configuration was read last, because the server halted meanwhile.
+	BurstFallbacks uint64               `json:"burstFallbacks"`
+	Alarms         []connector.Alarm    `json:"alarms"`
+	LastErr        *connector.LastError `json:"lastError"`
 }
 
 // Slot is the replication slot as the server sees it.

@@ -61,6 +61,8 @@ type Pipeline struct {
 
 	changes, skipped, records, mappingLetters atomic.Uint64
 
+	fills *fills // nil: no backfills
+
 	marked                            uint64 // changes of the transaction markedIn that its marker has settled; the reader's goroutine only
 	markedIn                          LSN
 	markedTransactions, markedChanges atomic.Uint64
@@ -78,6 +80,8 @@ type PipelineOptions struct {
 	MaxPerMinute map[string]int
 	Alarms       *Alarms
 	Log          *slog.Logger
+	// Backfills is what backfills need; nil: there are none.
+	Backfills *BackfillOptions
 	// Lettered, where it is set, is told how many dead letters of class mapping were stored that count for delivery.maxDeadLetters.
 	Lettered func(n int)
 }
@@ -100,6 +104,9 @@ func NewPipeline(o PipelineOptions) *Pipeline {
 	p.confirmed.Store(uint64(cp.Flush))
 	p.written.Store(cp)
 	p.dueAt.Store(checkpointChanges)
+	if o.Backfills != nil {
+		p.fills = newFills(p, *o.Backfills)
+	}
 	return p
 }
 
@@ -115,6 +122,9 @@ func (p *Pipeline) Run(ctx context.Context, source Source, deliverer Deliverer) 
 		inner.Go(func() error { return deliverer.Run(ctx) })
 		inner.Go(func() error { return p.storeLetters(ctx) })
 		inner.Go(func() error { return p.writeCheckpoints(ctx) })
+		if p.fills != nil {
+			inner.Go(func() error { p.fills.run(ctx); return nil })
+		}
 		err := inner.Wait()
 		tail, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalWriteTimeout)
 		defer cancel()
@@ -139,6 +149,9 @@ func (p *Pipeline) Finished() <-chan struct{} { return p.finished }
 func (p *Pipeline) Change(c *Change) error {
 	if c.Position.Compare(p.streamed) > 0 {
 		p.streamed = c.Position
+	}
+	if p.fills != nil && p.fills.some.Load() {
+		p.fills.note(c)
 	}
 	if c.Skip {
 		p.settleMarked(c)
@@ -316,6 +329,15 @@ func (p *Pipeline) Dry() { p.deliverer.Flush() }
 
 // Room gives nil when the next change may come.
 func (p *Pipeline) Room() <-chan struct{} {
+	room := p.roomNow()
+	if p.fills != nil && p.fills.handing != nil { // a chunk's rows come before the next change
+		for ; room == nil && p.fills.handNext(); room = p.roomNow() {
+		}
+	}
+	return room
+}
+
+func (p *Pipeline) roomNow() <-chan struct{} {
 	if room := p.letters.room(); room != nil {
 		return room
 	}
@@ -364,6 +386,11 @@ func (p *Pipeline) writeCheckpoints(ctx context.Context) error {
 func (p *Pipeline) writeCheckpoint(ctx context.Context) error {
 	settled := p.settled.Load()
 	cp, last := p.checkpoint(), p.written.Load()
+	if p.fills != nil { // what it knows of the changes that cp covers must not be later on disk than cp
+		if err := p.fills.save(ctx); err != nil {
+			return err
+		}
+	}
 	cp.Lineage, cp.Mappings, cp.Written = p.lineage, p.mappings, time.Now()
 	moved := cp.Settled != last.Settled || !sameTracks(cp.Tracks, last.Tracks) || settled+checkpointChanges != p.dueAt.Load()
 	if !moved && (cp.Flush == last.Flush || time.Since(last.Written) < idleCheckpointEvery) {
@@ -464,10 +491,13 @@ type letterQueue struct {
 
 type queuedLetter struct {
 	letter *DeadLetter
-	change *openChange
+	change settler
 }
 
-func (q *letterQueue) put(letters []*DeadLetter, c *openChange) {
+// settler is what waits for records to be settled: a change, or a row of a backfill.
+type settler interface{ settle(RecordID) }
+
+func (q *letterQueue) put(letters []*DeadLetter, c settler) {
 	q.mu.Lock()
 	for _, l := range letters {
 		q.queued = append(q.queued, queuedLetter{l, c})

@@ -51,6 +51,7 @@ func (c *capture) Commit(_, end connector.LSN, _ time.Time) {
 
 func (c *capture) KeepAlive(connector.LSN) {}
 func (c *capture) Dry()                    {}
+func (c *capture) Watermark(string, connector.Position) {}
 func (c *capture) Room() <-chan struct{}   { return nil }
 
 func (c *capture) Confirmed() connector.LSN {

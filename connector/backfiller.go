@@ -1,0 +1,689 @@
+package connector
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// run works backfills off, one after the other, until ctx ends.
+func (fs *fills) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		f, err := fs.next(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			fs.p.alarms.Raise("state/backfill", "the backfills in the state can't be read or stored: "+err.Error(), "see to the state; it goes on by itself")
+		case err == nil:
+			fs.p.alarms.Clear("state/backfill")
+		}
+		if f == nil {
+			pause(ctx, asksEvery, nil)
+			continue
+		}
+		fs.work(ctx, f)
+	}
+}
+
+// pause waits for a time, a wake-up or the end of ctx.
+func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-wake:
+	case <-t.C:
+	}
+}
+
+// next looks at what the store has, does what commands have asked for, and gives the backfill that is to run; nil: none.
+func (fs *fills) next(ctx context.Context) (*fill, error) {
+	stored, err := fs.Store.Backfills(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var first *fill
+	for _, b := range stored {
+		f := fs.of(b)
+		stopped, err := fs.answer(ctx, f, b.Asked)
+		if err != nil {
+			return nil, err
+		}
+		if first == nil && !stopped && (f.Status == BackfillQueued || f.Status == BackfillRunning) {
+			first = f
+		}
+	}
+	if first == nil {
+		return nil, nil
+	}
+	if why := fs.unfit(first); why != "" {
+		return nil, fs.stop(ctx, first, BackfillPaused, why, "")
+	}
+	return first, nil
+}
+
+// of gives the fill of a backfill in the store.
+func (fs *fills) of(b *Backfill) *fill {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if i := slices.IndexFunc(fs.list, func(f *fill) bool { return f.ID == b.ID }); i >= 0 {
+		return fs.list[i]
+	}
+	return fs.add(b)
+}
+
+// answer does what a command has asked for, and reports whether the backfill stands still now.
+func (fs *fills) answer(ctx context.Context, f *fill, asked string) (stopped bool, err error) {
+	switch asked {
+	case AskPause:
+		return true, fs.stop(ctx, f, BackfillPaused, "", asked)
+	case AskCancel:
+		if !fs.drained(f) { // what is on its way ends first: a point must not be forgotten before its outcome is known
+			return true, nil
+		}
+		return true, fs.stop(ctx, f, BackfillCancelled, "", asked)
+	case AskResume:
+		fs.p.alarms.Clear(backfillAlarm(f))
+		fs.mu.Lock()
+		f.Status, f.Reason = BackfillQueued, ""
+		if m, ok := fs.Mappings[f.Mapping]; ok {
+			f.Fingerprint = m.Fingerprint
+		}
+		fs.mu.Unlock()
+		return false, fs.store(ctx, f, asked)
+	}
+	return false, nil
+}
+
+func (fs *fills) drained(f *fill) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return f.open == 0
+}
+
+func backfillAlarm(f *fill) string { return fmt.Sprintf("backfill/%d", f.ID) }
+
+// unfit says why a backfill can't run with the file as it is now.
+func (fs *fills) unfit(f *fill) string {
+	m, ok := fs.Mappings[f.Mapping]
+	switch {
+	case !ok:
+		return "mapping " + f.Mapping + " is gone from the file"
+	case !m.Snapshot:
+		return "mapping " + f.Mapping + " has no snapshot in its `on`, so that it would send nothing"
+	case f.Schema != m.Schema || f.Name != m.Name:
+		return fmt.Sprintf("mapping %s reads table %s.%s now, and the backfill was begun for %s: cancel it", f.Mapping, m.Schema, m.Name, f.Table())
+	case f.Fingerprint != "" && f.Fingerprint != m.Fingerprint:
+		return "mapping " + f.Mapping + " was edited since it began: resumed, it goes on with the mapping as it is now"
+	}
+	return ""
+}
+
+// stop brings a backfill to a standstill or to its end.
+func (fs *fills) stop(ctx context.Context, f *fill, status BackfillStatus, why, asked string) error {
+	fs.mu.Lock()
+	f.Status, f.Reason = status, why
+	if status.Ended() {
+		f.Ended = time.Now().UTC()
+	}
+	fs.mu.Unlock()
+	log := fs.p.log.With("backfill", f.ID, "mapping", f.Mapping, "table", f.Table())
+	switch {
+	case why != "":
+		cure := fmt.Sprintf("mend it, then tuzhan-cdc backfill resume %d; or tuzhan-cdc backfill cancel %d", f.ID, f.ID)
+		fs.p.alarms.Raise(backfillAlarm(f), fmt.Sprintf("backfill %d of mapping %s is %s: %s", f.ID, f.Mapping, status, why), cure)
+	case status.Ended():
+		fs.p.alarms.Clear(backfillAlarm(f))
+	}
+	if !status.Ended() {
+		if why == "" {
+			log.Info("backfill paused")
+		}
+		return fs.store(ctx, f, asked)
+	}
+	fs.saving.Lock()
+	defer fs.saving.Unlock()
+	fs.mu.Lock()
+	b := f.stored()
+	fs.mu.Unlock()
+	if err := fs.Store.EndBackfill(ctx, b, asked); err != nil {
+		return err
+	}
+	log.Info("backfill "+string(status), "rows", b.BackfillProgress.Rows)
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.list = slices.DeleteFunc(fs.list, func(o *fill) bool { return o == f })
+	fs.some.Store(len(fs.list) > 0)
+	return nil
+}
+
+// store stores the backfill as it is.
+func (fs *fills) store(ctx context.Context, f *fill, done string) error {
+	fs.saving.Lock()
+	defer fs.saving.Unlock()
+	fs.mu.Lock()
+	b := f.stored()
+	fs.mu.Unlock()
+	err := fs.Store.SaveBackfill(ctx, b, done)
+	if err != nil {
+		fs.mu.Lock()
+		f.dirty = true
+		fs.mu.Unlock()
+	}
+	return err
+}
+
+// explain notes why a running backfill waits; empty: it does not.
+func (fs *fills) explain(f *fill, why string) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f.Reason != why {
+		f.Reason, f.dirty = why, true
+	}
+}
+
+// errStopped says that a backfill stands still, or has ended.
+var errStopped = errors.New("the backfill stands still")
+
+// stall is an error that waiting does not cure.
+type stall struct{ why string }
+
+func (s *stall) Error() string { return s.why }
+
+// work runs one backfill until it ends, is paused, or ctx ends.
+func (fs *fills) work(ctx context.Context, f *fill) {
+	for wait := 200 * time.Millisecond; ctx.Err() == nil; {
+		began := time.Now()
+		err := fs.read(ctx, f)
+		fs.abandon(f)
+		var passes interface{ Passing() bool }
+		switch {
+		case ctx.Err() != nil || errors.Is(err, errStopped):
+			return
+		case err == nil:
+			if err := fs.stop(ctx, f, BackfillDone, "", ""); err != nil {
+				fs.explain(f, err.Error())
+				break
+			}
+			return
+		case errors.As(err, &passes) && passes.Passing():
+			fs.explain(f, "it waits: "+err.Error())
+		default:
+			if err := fs.stop(ctx, f, BackfillPaused, err.Error(), ""); err == nil || ctx.Err() != nil {
+				return
+			}
+		}
+		if time.Since(began) > 10*time.Second {
+			wait = 200 * time.Millisecond
+		}
+		pause(ctx, wait, nil)
+		wait = min(2*wait, 10*time.Second)
+		if stopped, err := fs.asked(ctx, f); stopped || err != nil {
+			return
+		}
+	}
+}
+
+// abandon forgets the windows of a reader that has ended; rows that were asked for by their keys wait again.
+func (fs *fills) abandon(f *fill) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for token, w := range fs.windows {
+		if w.fill != f {
+			continue
+		}
+		delete(fs.windows, token)
+		for _, key := range w.rows {
+			if a := f.again[key]; a != nil {
+				a.taken = false
+				f.order = append(f.order, key)
+			}
+		}
+	}
+	f.streamed = nil
+}
+
+// asked looks whether a command wants something of a running backfill.
+func (fs *fills) asked(ctx context.Context, f *fill) (stopped bool, err error) {
+	stored, err := fs.Store.Backfills(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, b := range stored {
+		if b.ID != f.ID {
+			continue
+		}
+		if b.Asked == AskPause || b.Asked == AskCancel {
+			return fs.answer(ctx, f, b.Asked)
+		}
+		return false, nil
+	}
+	return true, nil // it is gone
+}
+
+// reading is one connection's work at a backfill. It belongs to one goroutine.
+type reading struct {
+	fs     *fills
+	f      *fill
+	r      RowReader
+	known  bool // rows may be known to the store
+	looked time.Time
+
+	last    string // the key that was read last
+	from    bool   // it is the first one, and not read yet
+	scanned bool
+	count   int64 // rows that were read by key order
+	size    int   // of the next chunk
+	flying  []*window
+	tries   int // chunks of a table without a key that changed while they were read
+	paced   time.Time
+	pace    float64 // rows a second; 0: no limit
+}
+
+// read opens the table and reads it to its end. nil: all of it is settled.
+func (fs *fills) read(ctx context.Context, f *fill) error {
+	r, err := fs.RowSource().Open(ctx, f.Backfill)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	g := &reading{fs: fs, f: f, r: r, size: firstChunk}
+	if err := g.begin(ctx); err != nil {
+		return err
+	}
+	for {
+		switch more, err := g.step(ctx); {
+		case err != nil:
+			return err
+		case !more:
+			return nil
+		}
+	}
+}
+
+// RowSource gives the source of rows.
+func (fs *fills) RowSource() RowSource { return fs.BackfillOptions.Rows }
+
+// The sizes of chunks, in rows.
+const (
+	firstChunk, smallestChunk = 500, 50
+	mostChunk                 = 5000
+	// mostRowsByKey is how many rows are read by their keys at a time.
+	mostRowsByKey = 200
+	// triesByCtid is how often a chunk of a table without a key is read again because the table changed meanwhile.
+	triesByCtid = 5
+)
+
+// begin finds where to go on, and waits for transactions whose rows a chunk might not show although the stream has brought them before this process
+// listened.
+func (g *reading) begin(ctx context.Context) error {
+	f, fs := g.f, g.fs
+	fs.mu.Lock()
+	fresh := f.Started.IsZero()
+	key, before := g.r.Key(), f.Key
+	fs.mu.Unlock()
+	if !fresh && !slices.Equal(key, before) {
+		return &stall{fmt.Sprintf("the key of table %s is (%s) now, and the backfill was begun with (%s): cancel it, and begin anew", f.Table(), keyText(key), keyText(before))}
+	}
+	var estimate int64
+	if fresh {
+		var err error
+		if estimate, err = g.r.Estimate(ctx); err != nil {
+			return err
+		}
+	}
+	m := fs.Mappings[f.Mapping]
+	fs.mu.Lock()
+	if fresh {
+		f.Started, f.Key, f.Estimate, f.Fingerprint = time.Now().UTC(), key, estimate, m.Fingerprint
+		if f.Limit > 0 && (f.Estimate == 0 || f.Estimate > f.Limit) {
+			f.Estimate = f.Limit
+		}
+	}
+	f.Status, f.Reason, f.dirty = BackfillRunning, "", true
+	f.streamed = map[uint32]uint64{} // from here on
+	f.advance()
+	g.last, g.scanned, g.count = string(f.After), f.Scanned, f.Read
+	for _, c := range f.chunks {
+		g.last, g.scanned, g.count = c.last, g.scanned || c.end, g.count+c.read
+	}
+	fs.mu.Unlock()
+	g.scanned = g.scanned || f.Limit > 0 && g.count >= f.Limit
+	if g.last == "" && f.Since != "" {
+		g.last, g.from = f.Since, true
+	}
+	if g.pace = float64(f.RowsPerSecond); g.pace == 0 {
+		g.pace = float64(m.MaxPerMinute) / 60
+	}
+	fs.p.alarms.Clear(backfillAlarm(f))
+	if fresh {
+		fs.p.log.Info("backfill begins", "backfill", f.ID, "mapping", f.Mapping, "table", f.Table(), "rows", estimate, "key", keyText(key))
+	} else {
+		fs.p.log.Info("backfill goes on", "backfill", f.ID, "mapping", f.Mapping, "table", f.Table())
+	}
+	if err := fs.store(ctx, f, ""); err != nil { // the key must be known before rows are passed
+		return &passing{err}
+	}
+	some, err := fs.Store.KnownRows(ctx, f.ID, nil)
+	if err != nil {
+		return &passing{err}
+	}
+	g.known = f.points || len(some) > 0
+	xid, err := g.r.Mark(ctx, "fence")
+	if err != nil {
+		return err
+	}
+	for {
+		text, err := g.r.Writers(ctx, xid)
+		if err != nil {
+			return err
+		}
+		fs.explain(f, text)
+		if text == "" {
+			return nil
+		}
+		if err := g.rest(ctx, 300*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// passing is an error that waiting cures.
+type passing struct{ error }
+
+func (p *passing) Passing() bool { return true }
+func (p *passing) Unwrap() error { return p.error }
+
+func keyText(key []string) string {
+	if key == nil {
+		return "ctid"
+	}
+	return fmt.Sprint(key)
+}
+
+// rest waits, and hears what commands ask.
+func (g *reading) rest(ctx context.Context, d time.Duration) error {
+	pause(ctx, d, g.f.wake)
+	return g.heed(ctx)
+}
+
+// heed gives errStopped where a command has brought the backfill to a standstill.
+func (g *reading) heed(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if time.Since(g.looked) < asksEvery {
+		return nil
+	}
+	g.looked = time.Now()
+	stopped, err := g.fs.asked(ctx, g.f)
+	if err != nil {
+		return &passing{err}
+	}
+	if stopped {
+		return errStopped
+	}
+	return nil
+}
+
+// step does the next thing that is due: take the end of a window, wait, or read a chunk. more is false when all is settled.
+func (g *reading) step(ctx context.Context) (more bool, err error) {
+	if err := g.heed(ctx); err != nil {
+		return false, err
+	}
+	most := 2 // one is read while the other's rows are handed over
+	if g.f.Key == nil {
+		most = 1
+	}
+	if len(g.flying) >= most {
+		return true, g.land(ctx)
+	}
+	fs, f := g.fs, g.f
+	fs.mu.Lock()
+	f.advance()
+	open, waiting, unsettled := f.open, len(f.again), f.open+len(f.chunks)+len(f.straggling) > 0
+	fs.mu.Unlock()
+	switch {
+	case waiting >= mostMoved:
+		return false, &stall{fmt.Sprintf("more than %d rows are to be read once more, because they changed their key or kept changing: cancel it, and begin anew when fewer change", mostMoved)}
+	case open >= fs.Pending && len(g.flying) > 0:
+		return true, g.land(ctx)
+	case open >= fs.Pending:
+		return true, g.rest(ctx, asksEvery)
+	case !g.scanned && waiting < mostRowsByKey:
+		return true, g.scan(ctx)
+	case len(g.flying) > 0:
+		return true, g.land(ctx)
+	case waiting > 0:
+		return true, g.again(ctx)
+	case unsettled:
+		return true, g.rest(ctx, asksEvery)
+	}
+	return false, nil
+}
+
+// land takes the end of the oldest window.
+func (g *reading) land(ctx context.Context) error {
+	w := g.flying[0]
+	for {
+		select {
+		case end := <-w.done:
+			g.flying = g.flying[1:]
+			return g.landed(ctx, w, end)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(asksEvery):
+			if err := g.heed(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (g *reading) landed(ctx context.Context, w *window, end windowEnd) error {
+	byCtid := g.f.Key == nil && w.rows == nil
+	if byCtid && !end.returned() {
+		g.tries = 0
+	}
+	switch {
+	case end.misfit != "":
+		return &stall{end.misfit}
+	case end.held:
+		g.fs.explain(g.f, "it waits: the mapping is held, or works off what came while it was (tuzhan-cdc status)")
+		return g.unread(ctx, w, byCtid, asksEvery)
+	case end.stale:
+		g.fs.explain(g.f, "it waits: a transaction that the stream has brought can't be seen in the table yet (does it wait for a synchronous standby?)")
+		return g.unread(ctx, w, byCtid, 100*time.Millisecond)
+	case end.unsure:
+		if byCtid {
+			g.tries++
+			g.size = max(smallestChunk, g.size/2)
+		}
+		return g.unread(ctx, w, byCtid, 10*time.Millisecond)
+	}
+	g.fs.explain(g.f, "")
+	return nil
+}
+
+// unread goes back to before a chunk of a table without a key, and rests; rows of others are read once more by their keys.
+func (g *reading) unread(ctx context.Context, w *window, byCtid bool, d time.Duration) error {
+	if byCtid {
+		g.last, g.from, g.scanned, g.count = w.before.last, w.before.from, false, w.before.count
+	}
+	return g.rest(ctx, d)
+}
+
+// scan reads the next chunk in the key's order.
+func (g *reading) scan(ctx context.Context) error {
+	n := g.size
+	if f := g.f; f.Limit > 0 {
+		if n = int(min(int64(n), f.Limit-g.count)); n <= 0 {
+			g.scanned = true
+			return nil
+		}
+	}
+	if g.pace > 0 {
+		n = min(n, max(1, int(g.pace/5)))
+		if d := time.Until(g.paced); d > 0 {
+			return g.rest(ctx, d)
+		}
+	}
+	w, c, err := g.window(ctx, func() (*Chunk, error) { return g.r.Read(ctx, g.last, g.from, n) }, nil)
+	if err != nil {
+		return err
+	}
+	w.before.last, w.before.from, w.before.count = g.last, g.from, g.count
+	if g.f.Key == nil {
+		w.anyhow = g.tries >= triesByCtid
+	}
+	g.scanned = c.End
+	g.count += int64(len(c.Rows))
+	if c.Scanned > 0 {
+		g.last, g.from = c.Last, false
+	} else {
+		c.Last = g.last
+	}
+	if g.f.Limit > 0 && g.count >= g.f.Limit {
+		g.scanned, c.End = true, true
+	}
+	g.spend(len(c.Rows))
+	return g.fly(ctx, w, c)
+}
+
+func (g *reading) spend(rows int) {
+	if g.pace > 0 {
+		if now := time.Now(); g.paced.Before(now) {
+			g.paced = now
+		}
+		g.paced = g.paced.Add(time.Duration(float64(rows) / g.pace * float64(time.Second)))
+	}
+}
+
+// again reads rows by their keys.
+func (g *reading) again(ctx context.Context) error {
+	f, fs := g.f, g.fs
+	if g.pace > 0 {
+		if d := time.Until(g.paced); d > 0 {
+			return g.rest(ctx, d)
+		}
+	}
+	fs.mu.Lock()
+	var keys []string
+	was := map[string]string{}
+	for len(f.order) > 0 && len(keys) < mostRowsByKey {
+		key := f.order[0]
+		f.order = f.order[1:]
+		if a := f.again[key]; a != nil && !a.taken {
+			a.taken = true
+			keys = append(keys, key)
+			if a.was != "" {
+				was[key] = a.was
+			}
+		}
+	}
+	fs.mu.Unlock()
+	if len(keys) == 0 {
+		return g.rest(ctx, asksEvery) // they are on their way
+	}
+	putBack := func() {
+		fs.mu.Lock()
+		defer fs.mu.Unlock()
+		for _, key := range keys {
+			if a := f.again[key]; a != nil {
+				a.taken = false
+				f.order = append(f.order, key)
+			}
+		}
+	}
+	if f.points && len(was) > 0 {
+		if !fs.drained(f) { // what became of a row under its former key must be known
+			putBack()
+			return g.rest(ctx, asksEvery)
+		}
+		if err := g.inherit(ctx, keys, was); err != nil {
+			putBack()
+			return err
+		}
+	}
+	w, c, err := g.window(ctx, func() (*Chunk, error) { return g.r.ReadRows(ctx, keys) }, keys)
+	if err != nil {
+		putBack()
+		return err
+	}
+	g.spend(len(c.Rows))
+	return g.fly(ctx, w, c)
+}
+
+// inherit has a point count as settled under a row's new key where it is known under the one before, in the order in which the keys changed.
+func (g *reading) inherit(ctx context.Context, keys []string, was map[string]string) error {
+	for _, key := range keys {
+		before, ok := was[key]
+		if !ok {
+			continue
+		}
+		known, err := g.fs.Store.KnownRows(ctx, g.f.ID, []string{before})
+		if err == nil && known[before] != Unknown {
+			err = g.fs.Store.SettleRows(ctx, g.f.Backfill, []string{key})
+		}
+		if err != nil {
+			return &passing{err}
+		}
+	}
+	return nil
+}
+
+// window reads a chunk between two watermarks, of which the second is written by fly.
+func (g *reading) window(ctx context.Context, read func() (*Chunk, error), rows []string) (*window, *Chunk, error) {
+	w := &window{fill: g.f, token: rand.Text(), changed: map[string]struct{}{}, rows: rows, done: make(chan windowEnd, 1)}
+	g.fs.mu.Lock()
+	g.fs.windows[w.token] = w
+	g.fs.mu.Unlock()
+	forget := func(err error) (*window, *Chunk, error) {
+		g.fs.mu.Lock()
+		delete(g.fs.windows, w.token)
+		g.fs.mu.Unlock()
+		return nil, nil, err
+	}
+	if _, err := g.r.Mark(ctx, lowMark+w.token); err != nil {
+		return forget(err)
+	}
+	began := time.Now()
+	c, err := read()
+	if err != nil {
+		return forget(err)
+	}
+	if took := time.Since(began); rows == nil && c.Scanned > 0 {
+		size := int(float64(c.Scanned) * float64(chunkTime) / float64(took+1))
+		g.size = max(smallestChunk, min(size, 2*g.size, mostChunk))
+	}
+	if w.known, err = g.lookUp(ctx, c); err != nil {
+		return forget(&passing{err})
+	}
+	return w, c, nil
+}
+
+// lookUp asks what is known of the rows of a chunk.
+func (g *reading) lookUp(ctx context.Context, c *Chunk) (map[string]Known, error) {
+	if len(c.Rows) == 0 || !g.known {
+		return nil, nil
+	}
+	keys := make([]string, len(c.Rows))
+	for i := range c.Rows {
+		keys[i] = c.Rows[i].Key
+	}
+	return g.fs.Store.KnownRows(ctx, g.f.ID, keys)
+}
+
+// fly writes the second watermark of a window, of which c was read.
+func (g *reading) fly(ctx context.Context, w *window, c *Chunk) error {
+	g.fs.mu.Lock()
+	w.chunk = c
+	g.fs.mu.Unlock()
+	if _, err := g.r.Mark(ctx, highMark+w.token); err != nil {
+		return err
+	}
+	g.flying = append(g.flying, w)
+	return nil
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -400,7 +401,7 @@ func keyText(key []string) string {
 	if key == nil {
 		return "ctid"
 	}
-	return fmt.Sprint(key)
+	return strings.Join(key, ", ")
 }
 
 // rest waits, and hears what commands ask.

@@ -85,7 +85,7 @@ Exit codes: 0 fine, 1 failed, 2 the configuration or the command line is wrong.`
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().StringP("config", "c", "tuzhan-cdc.yaml", "the configuration `file`")
-	root.AddCommand(runCommand(), checkCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), slotCommand(), versionCommand(), demoCommand())
+	root.AddCommand(runCommand(), checkCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), backfillCommand(), slotCommand(), versionCommand(), demoCommand())
 	return root
 }
 

@@ -85,13 +85,14 @@ type connectorParts struct {
 	source   *postgres.Source
 	delivery *delivery.Delivery
 	pipeline *connector.Pipeline
+	rates    *backfillRates
 }
 
 func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown time.Duration, accept accepted) (err error) {
 	reload := make(chan os.Signal, 1) // heard from the first moment on: a standby would end by it
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
-	parts := &connectorParts{cfg: cfg, started: time.Now(), waiting: new(atomic.Bool), alarms: connector.NewAlarms(log)}
+	parts := &connectorParts{cfg: cfg, started: time.Now(), waiting: new(atomic.Bool), rates: new(backfillRates), alarms: connector.NewAlarms(log)}
 	view := &view{}
 	view.set(parts)
 	parts.watcher = newSlotWatcher(cfg, parts.alarms)

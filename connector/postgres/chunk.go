@@ -267,7 +267,7 @@ func (t *rowReader) fetch(ctx context.Context, query, prefix string, limit int) 
 	if err != nil || !c.End {
 		t.read.close() // it may be in a transaction, or the rest is not wanted
 	}
-	return c, err
+	return c, altered(err)
 }
 
 func (t *rowReader) fetchOn(ctx context.Context, query, prefix string, limit int) (*connector.Chunk, error) {

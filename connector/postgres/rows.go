@@ -41,6 +41,14 @@ func (e *rowsError) Unwrap() error { return e.err }
 // Passing reports whether waiting cures it.
 func (e *rowsError) Passing() bool { return Passing(e.err) || errors.Is(e.err, errAltered) }
 
+// altered says of an error of a query on a table that was looked at before that it comes of a change of the table, which is then looked at anew.
+func altered(err error) error {
+	if hasState(err, stateUndefinedColumn) || hasState(err, stateUndefinedTable) {
+		return fmt.Errorf("%w: %w", errAltered, err)
+	}
+	return err
+}
+
 // errAltered says that the table has another shape than it had when it was looked at.
 var errAltered = errors.New("the table was altered")
 
@@ -298,7 +306,8 @@ SELECT a.attname::text, format_type(a.atttypid, a.atttypmod),
 		return err
 	}
 	p.key, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (k keyColumn, err error) {
-		return k, row.Scan(&k.name, &k.typ, &k.collation, &k.schema, &k.gt, &k.lt, &k.eq)
+		err = row.Scan(&k.name, &k.typ, &k.collation, &k.schema, &k.gt, &k.lt, &k.eq)
+		return k, err
 	})
 	if err != nil {
 		return err
@@ -325,7 +334,10 @@ func (p *rowPlan) loadLeaves(ctx context.Context, conn *pgx.Conn, t *connector.T
 	if err != nil {
 		return err
 	}
-	p.leaves, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (n TableName, err error) { return n, row.Scan(&n.Schema, &n.Name) })
+	p.leaves, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (n TableName, err error) {
+		err = row.Scan(&n.Schema, &n.Name)
+		return n, err
+	})
 	return err
 }
 

@@ -119,7 +119,13 @@ func (l *loader) source(n strict.Node) {
 		entry{"walBudget", l.size(&s.WALBudget, 1<<20, math.MaxInt64)},
 		entry{"heartbeat", l.duration(&s.Heartbeat)},
 		entry{"failover", func(n strict.Node) { set(&s.Failover)(n.Bool()) }},
+		entry{"snapshot", func(n strict.Node) { set(&s.Snapshot)(n.Enum("never", "initial")) }},
+		entry{"backfillDSN", l.secret(&s.BackfillDSN)},
+		entry{"backfillDSNFile", l.secretFile(&s.BackfillDSN)},
 	)
+	if at := or(fields["backfillDSN"], fields["backfillDSNFile"]); !at.IsZero() && l.oneOf(at, fields, "source", "backfillDSN", "backfillDSNFile") && s.BackfillDSN.IsSet() {
+		l.checkDSN(at, s.BackfillDSN)
+	}
 	if l.oneOf(or(n, l.root), fields, "source", "dsn", "dsnFile") && s.DSN.IsSet() {
 		l.checkDSN(or(fields["dsn"], fields["dsnFile"]), s.DSN)
 	}

@@ -69,7 +69,11 @@ type BackfillProgress struct {
 	After   RowBytes `json:"after,omitempty"`
 	Scanned bool     `json:"scanned,omitempty"`
 	// Again are the rows up to After that are to be read once more: they changed while they were read, or their records are not settled.
-	Again []RowAgain `json:"again,omitempty"`
+	Again []RowBytes `json:"again,omitempty"`
+	// Moves are changes of keys, in their order, of a mapping that makes points: what is known of the rows is still noted under their former keys. Moved is
+	// the position of the last one that was seen.
+	Moves []RowMove `json:"moves,omitempty"`
+	Moved Position  `json:"moved"`
 	// Read counts the rows up to After, Rows those that are settled. Estimate is how many the table had at the begin, as the server thinks; 0: not known.
 	Read     int64 `json:"read"`
 	Rows     int64 `json:"rows"`
@@ -79,11 +83,10 @@ type BackfillProgress struct {
 // RowBytes is a key in JSON: as base64, since it need not be UTF-8.
 type RowBytes []byte
 
-// RowAgain is a row that is to be read once more.
-type RowAgain struct {
-	Row RowBytes `json:"row"`
-	// Was is the key that it had before, where it was changed meanwhile: what became of the row under that key counts for it, where it makes points.
-	Was RowBytes `json:"was,omitempty"`
+// RowMove is a row whose key was changed.
+type RowMove struct {
+	From RowBytes `json:"from"`
+	To   RowBytes `json:"to"`
 }
 
 // RowKey writes the values of a key's columns as one text, which is never empty: joined by commas, with a backslash before commas and backslashes in them.
@@ -144,8 +147,8 @@ type BackfillStore interface {
 	// KnownRows tells what is known of rows of a backfill, by their keys: of points, and of what became a dead letter. rows nil: of any one row, if there is
 	// one.
 	KnownRows(ctx context.Context, backfill int64, rows []string) (map[string]Known, error)
-	// SettleRows notes rows that need no more work although nothing was sent under their key.
-	SettleRows(ctx context.Context, b *Backfill, rows []string) error
+	// MoveRows notes what is known of rows under their new keys, one move after the other, and stores the backfill as SaveBackfill does, in one commit.
+	MoveRows(ctx context.Context, b *Backfill, moves []RowMove) error
 }
 
 // RowSource reads tables for backfills: package postgres.

@@ -444,13 +444,18 @@ func (g *reading) step(ctx context.Context) (more bool, err error) {
 	fs, f := g.fs, g.f
 	fs.mu.Lock()
 	f.advance()
+	moves := len(f.Moves)
 	open, waiting, unsettled := f.open, len(f.again), f.open+len(f.chunks)+len(f.straggling) > 0
 	fs.mu.Unlock()
 	switch {
 	case waiting >= mostMoved:
 		return false, &stall{fmt.Sprintf("more than %d rows are to be read once more, because they changed their key or kept changing: cancel it, and begin anew when fewer change", mostMoved)}
-	case open >= fs.Pending && len(g.flying) > 0:
+	case (open >= fs.Pending || moves > 0) && len(g.flying) > 0:
 		return true, g.land(ctx)
+	case moves > 0 && open > 0: // what became of a row under its former key must be known
+		return true, g.rest(ctx, asksEvery)
+	case moves > 0:
+		return true, g.move(ctx)
 	case open >= fs.Pending:
 		return true, g.rest(ctx, asksEvery)
 	case !g.scanned && waiting < mostRowsByKey:
@@ -572,16 +577,12 @@ func (g *reading) again(ctx context.Context) error {
 	}
 	fs.mu.Lock()
 	var keys []string
-	was := map[string]string{}
 	for len(f.order) > 0 && len(keys) < mostRowsByKey {
 		key := f.order[0]
 		f.order = f.order[1:]
 		if a := f.again[key]; a != nil && !a.taken {
 			a.taken = true
 			keys = append(keys, key)
-			if a.was != "" {
-				was[key] = a.was
-			}
 		}
 	}
 	fs.mu.Unlock()
@@ -598,16 +599,6 @@ func (g *reading) again(ctx context.Context) error {
 			}
 		}
 	}
-	if f.points && len(was) > 0 {
-		if !fs.drained(f) { // what became of a row under its former key must be known
-			putBack()
-			return g.rest(ctx, asksEvery)
-		}
-		if err := g.inherit(ctx, keys, was); err != nil {
-			putBack()
-			return err
-		}
-	}
 	w, c, err := g.window(ctx, func() (*Chunk, error) { return g.r.ReadRows(ctx, keys) }, keys)
 	if err != nil {
 		putBack()
@@ -617,20 +608,22 @@ func (g *reading) again(ctx context.Context) error {
 	return g.fly(ctx, w, c)
 }
 
-// inherit has a point count as settled under a row's new key where it is known under the one before, in the order in which the keys changed.
-func (g *reading) inherit(ctx context.Context, keys []string, was map[string]string) error {
-	for _, key := range keys {
-		before, ok := was[key]
-		if !ok {
-			continue
-		}
-		known, err := g.fs.Store.KnownRows(ctx, g.f.ID, []string{before})
-		if err == nil && known[before] != Unknown {
-			err = g.fs.Store.SettleRows(ctx, g.f.Backfill, []string{key})
-		}
-		if err != nil {
-			return &passing{err}
-		}
+// move notes what is known of points under the keys that their rows have now. What is on its way must have ended.
+func (g *reading) move(ctx context.Context) error {
+	fs, f := g.fs, g.f
+	fs.saving.Lock()
+	defer fs.saving.Unlock()
+	fs.mu.Lock()
+	moves := f.Moves
+	f.Moves = nil
+	b := f.stored()
+	fs.mu.Unlock()
+	err := fs.Store.MoveRows(ctx, b, moves)
+	if err != nil {
+		fs.mu.Lock()
+		f.Moves, f.dirty = append(moves, f.Moves...), true
+		fs.mu.Unlock()
+		return &passing{err}
 	}
 	return nil
 }

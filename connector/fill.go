@@ -73,8 +73,9 @@ type fill struct {
 	chunks     []*fillChunk // those that After has not passed, in order
 	straggling []*fillChunk // those that it has, and whose rows are not all settled
 	again      map[string]*againRow
-	order      []string // of again, and keys that are no longer in it
-	open       int      // rows that were handed over and are not settled
+	order      []string            // of again, and keys that are no longer in it
+	moved      map[string]struct{} // of again: rows that came to these keys since they were taken
+	open       int                 // rows that were handed over and are not settled
 	wake       chan struct{}
 
 	// streamed are the transactions that have changed the table and came through the stream since it was asked for, but those that a chunk has shown
@@ -87,22 +88,21 @@ type fill struct {
 
 // againRow is a row that is to be read once more.
 type againRow struct {
-	was   string
 	taken bool // it is in a chunk
 }
 
 // fillChunk is a chunk, from the first watermark on.
 type fillChunk struct {
-	fill     *fill
-	rows     []fillRow
-	left     int // rows that are not settled
-	settled  int64
-	handed   bool
-	passed   bool
-	again    bool
-	last     string
-	end      bool
-	read     int64
+	fill    *fill
+	rows    []fillRow
+	left    int // rows that are not settled
+	settled int64
+	handed  bool
+	passed  bool
+	again   bool
+	last    string
+	end     bool
+	read    int64
 }
 
 // fillRow is a row that was handed over.
@@ -130,7 +130,7 @@ func (r *fillRow) done() {
 	c.left--
 	switch {
 	case c.again:
-		delete(f.again, r.key)
+		f.readOnce(r.key)
 		f.BackfillProgress.Rows++
 		f.dirty = true
 	case c.passed:
@@ -205,10 +205,10 @@ func newFills(p *Pipeline, o BackfillOptions) *fills {
 
 // add takes a backfill that is in the store. The caller holds mu, or nobody else knows of fs.
 func (fs *fills) add(b *Backfill) *fill {
-	f := &fill{Backfill: b, all: fs, again: map[string]*againRow{}, wake: make(chan struct{}, 1), columns: map[*Table][]int{}}
+	f := &fill{Backfill: b, all: fs, again: map[string]*againRow{}, moved: map[string]struct{}{}, wake: make(chan struct{}, 1), columns: map[*Table][]int{}}
 	f.points = fs.Mappings[b.Mapping].Points
 	for _, r := range b.Again {
-		f.readAgain(string(r.Row), string(r.Was))
+		f.readAgain(string(r))
 	}
 	f.dirty = false
 	fs.list = append(fs.list, f)
@@ -217,17 +217,23 @@ func (fs *fills) add(b *Backfill) *fill {
 }
 
 // readAgain has a row read once more.
-func (f *fill) readAgain(key, was string) {
-	if a := f.again[key]; a != nil {
-		if a.was == "" {
-			a.was = was
-		}
+func (f *fill) readAgain(key string) {
+	if f.again[key] != nil {
 		return
 	}
-	f.again[key] = &againRow{was: was}
+	f.again[key] = &againRow{}
 	f.order = append(f.order, key)
 	f.dirty = true
 	f.rouse()
+}
+
+// readOnce ends a row that was read once more; unless another one has got its key meanwhile.
+func (f *fill) readOnce(key string) {
+	delete(f.again, key)
+	if _, ok := f.moved[key]; ok {
+		delete(f.moved, key)
+		f.readAgain(key)
+	}
 }
 
 // keyOf gives the key of a row; empty: not known.
@@ -281,8 +287,16 @@ func (fs *fills) note(c *Change) {
 		if c.New != nil {
 			after = f.keyOf(c.Table, c.New)
 		}
-		if c.Op == Update && before != after && before != "" && after != "" && len(f.again) < mostMoved {
-			f.readAgain(after, before)
+		if c.Op == Update && before != after && before != "" && after != "" && len(f.again) < mostMoved && c.Position.Compare(f.Moved) > 0 {
+			f.Moved, f.dirty = c.Position, true
+			if f.points {
+				f.Moves = append(f.Moves, RowMove{RowBytes(before), RowBytes(after)})
+			}
+			if a := f.again[after]; a != nil && a.taken { // it may be read already
+				f.moved[after] = struct{}{}
+			} else {
+				f.readAgain(after)
+			}
 		}
 		for _, w := range fs.windows {
 			if w.fill == f && w.open {
@@ -363,7 +377,7 @@ func (fs *fills) judge(w *window) {
 		key := w.chunk.Rows[i].Key
 		_, changed := w.changed[key]
 		if a := f.again[key]; a != nil && !w.track.again || changed {
-			f.readAgain(key, "")
+			f.readAgain(key)
 			w.skipped[key] = struct{}{}
 		}
 	}
@@ -396,7 +410,7 @@ func (f *fill) giveBack(w *window) {
 	}
 	if !w.track.again {
 		for i := range w.chunk.Rows {
-			f.readAgain(w.chunk.Rows[i].Key, "")
+			f.readAgain(w.chunk.Rows[i].Key)
 		}
 	}
 	f.rouse()
@@ -419,7 +433,7 @@ func (f *fill) endAbsent(w *window) {
 			a.taken = false
 			f.order = append(f.order, key)
 		case !found[key]:
-			delete(f.again, key)
+			f.readOnce(key)
 			f.dirty = true
 		}
 	}
@@ -466,7 +480,7 @@ func (fs *fills) refused(w *window, reason string) {
 			a.taken = false
 			f.order = append(f.order, key)
 		} else {
-			f.readAgain(key, "")
+			f.readAgain(key)
 		}
 	}
 	w.track.handed = true
@@ -559,14 +573,15 @@ func (f *fill) advance() {
 func (f *fill) stored() *Backfill {
 	f.advance()
 	b := *f.Backfill
-	b.Again = make([]RowAgain, 0, len(f.again))
-	for key, a := range f.again {
-		b.Again = append(b.Again, RowAgain{RowBytes(key), RowBytes(a.was)})
+	b.Moves = slices.Clone(f.Moves)
+	b.Again = make([]RowBytes, 0, len(f.again))
+	for key := range f.again {
+		b.Again = append(b.Again, RowBytes(key))
 	}
 	for _, c := range f.straggling {
 		for i := range c.rows {
 			if c.rows[i].waiting > 0 {
-				b.Again = append(b.Again, RowAgain{Row: RowBytes(c.rows[i].key)})
+				b.Again = append(b.Again, RowBytes(c.rows[i].key))
 			}
 		}
 	}

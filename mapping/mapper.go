@@ -212,7 +212,7 @@ func (m *mapper) record(b *bound, out *connector.Output, payload []byte, number 
 	rec := &ownedRecord{Record: connector.Record{
 		RecordID: connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime, Number: number,
 			Backfill: c.Backfill, Row: c.Row},
-		Kind:     b.kind, Envelope: envelope, OptType: optType, Decrease: r.decrease, Resend: b.resend, Table: b.tableName,
+		Kind: b.kind, Envelope: envelope, OptType: optType, Decrease: r.decrease, Resend: b.resend, Table: b.tableName,
 	}}
 	rec.Payload = append(make([]byte, 0, len(payload)), payload...)
 	rec.Keys = append(rec.keys[:0], r.keys...)

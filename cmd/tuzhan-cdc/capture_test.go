@@ -49,10 +49,10 @@ func (c *capture) Commit(_, end connector.LSN, _ time.Time) {
 	c.changed = make(chan struct{})
 }
 
-func (c *capture) KeepAlive(connector.LSN) {}
-func (c *capture) Dry()                    {}
+func (c *capture) KeepAlive(connector.LSN)              {}
+func (c *capture) Dry()                                 {}
 func (c *capture) Watermark(string, connector.Position) {}
-func (c *capture) Room() <-chan struct{}   { return nil }
+func (c *capture) Room() <-chan struct{}                { return nil }
 
 func (c *capture) Confirmed() connector.LSN {
 	c.mu.Lock()

@@ -162,7 +162,7 @@ const saveBackfill = `UPDATE backfill SET status = ?, reason = ?, fingerprint = 
 	asked = CASE WHEN asked = ? THEN '' ELSE asked END WHERE id = ?`
 
 func saveArgs(b *connector.Backfill, done string) ([]any, error) {
-	slices.SortFunc(b.Again, func(x, y connector.RowAgain) int { return slices.Compare(x.Row, y.Row) })
+	slices.SortFunc(b.Again, func(x, y connector.RowBytes) int { return slices.Compare(x, y) })
 	progress, err := json.Marshal(b.BackfillProgress)
 	return []any{string(b.Status), clean(b.Reason), b.Fingerprint, stamp(b.Started), stamp(b.Ended), string(progress), done, b.ID}, err
 }
@@ -280,14 +280,21 @@ func (s *Store) KnownRows(ctx context.Context, backfill int64, rows []string) (m
 	return known, err
 }
 
-// SettleRows notes rows that need no more work.
-func (s *Store) SettleRows(ctx context.Context, b *connector.Backfill, rows []string) error {
+// MoveRows notes what is known of rows under their new keys.
+func (s *Store) MoveRows(ctx context.Context, b *connector.Backfill, moves []connector.RowMove) error {
+	args, err := saveArgs(b, "")
+	if err != nil {
+		return fault("writing", s.place, err)
+	}
 	return s.w.q.do(ctx, func(w *writer) error {
-		for _, r := range rows {
-			if err := w.exec(putRow, append(rowArgs(connector.RecordID{Mapping: b.Mapping, Backfill: b.ID, Row: r}), 1)...); err != nil {
+		for _, m := range moves {
+			if err := w.exec("DELETE FROM backfill_row WHERE backfill = ? AND row_key = ?", b.ID, []byte(m.To)); err != nil {
+				return err
+			}
+			if err := w.exec("UPDATE backfill_row SET row_key = ? WHERE backfill = ? AND row_key = ?", []byte(m.To), b.ID, []byte(m.From)); err != nil {
 				return err
 			}
 		}
-		return nil
+		return w.exec(saveBackfill, args...)
 	})
 }

@@ -136,10 +136,7 @@ func runFillProperty(t *testing.T, seed uint64) {
 // fillsEnded reports whether all backfills have ended, and fails where one has not done so well.
 func (r *rig) fillsEnded() bool {
 	r.t.Helper()
-	reader, err := state.OpenReader(r.t.Context(), r.place())
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	reader := r.openState()
 	defer reader.Close()
 	list, err := reader.AllBackfills(r.t.Context())
 	if err != nil {
@@ -293,8 +290,13 @@ func (r *rig) judgeFills(kills int) {
 	r.noViolations()
 }
 
-// place is where the rig's state is, a file.
-func (r *rig) place() state.Location {
+// openState opens the rig's state, a file, for reading.
+func (r *rig) openState() *state.Reader {
+	r.t.Helper()
 	path, _, _ := strings.Cut(strings.TrimPrefix(r.state, `{path: "`), `"`)
-	return state.Location{Path: path}
+	reader, err := state.OpenReader(r.t.Context(), state.Location{Path: path})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return reader
 }

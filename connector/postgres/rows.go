@@ -103,6 +103,9 @@ func (r *Rows) Open(ctx context.Context, b *connector.Backfill) (_ connector.Row
 		return nil, err
 	}
 	defer closePlain(conn)
+	if _, err := conn.Exec(ctx, rowSettings); err != nil {
+		return nil, err
+	}
 	if err := t.mayMark(ctx, conn); err != nil {
 		return nil, err
 	}
@@ -157,6 +160,7 @@ func (c *rowConn) get(ctx context.Context) (*pgconn.PgConn, error) {
 		return nil, err
 	}
 	setSession(cfg.RuntimeParams)
+	cfg.RuntimeParams["statement_timeout"] = "0" // that of the role would be for rowSettings too
 	setDialer(cfg)
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()

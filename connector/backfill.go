@@ -165,8 +165,9 @@ type RowReader interface {
 	Key() []string
 	// Estimate is how many rows the table has, as the server thinks.
 	Estimate(ctx context.Context) (int64, error)
-	// Mark writes a watermark into the WAL: it comes back through Sink.Watermark, after all that was committed before. xid is its transaction.
-	Mark(ctx context.Context, text string) (xid uint64, err error)
+	// Mark writes a watermark into the WAL: it comes back through Sink.Watermark, after all that was committed before; soon, where now says so, else with
+	// what is written later. xid is its transaction.
+	Mark(ctx context.Context, text string, now bool) (xid uint64, err error)
 	// Read reads at most most rows behind after (empty: from the beginning; from: after is the first one), in the key's order, and no more bytes than are
 	// good. What it reads is of one moment, after the last Mark.
 	Read(ctx context.Context, after string, from bool, most int) (*Chunk, error)

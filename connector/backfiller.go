@@ -372,7 +372,7 @@ func (g *reading) begin(ctx context.Context) error {
 		return &passing{err}
 	}
 	g.known = f.points || len(some) > 0
-	xid, err := g.r.Mark(ctx, "fence")
+	xid, err := g.r.Mark(ctx, "fence", true)
 	if err != nil {
 		return err
 	}
@@ -523,7 +523,7 @@ func (g *reading) unread(ctx context.Context, w *window, byCtid bool, d time.Dur
 
 // scan reads the next chunk in the key's order.
 func (g *reading) scan(ctx context.Context) error {
-	n := g.size
+	n := min(g.size, max(smallestChunk, g.fs.Pending)) // the stream waits until a chunk's rows are handed over
 	if f := g.f; f.Limit > 0 {
 		if n = int(min(int64(n), f.Limit-g.count)); n <= 0 {
 			g.scanned = true
@@ -640,7 +640,7 @@ func (g *reading) window(ctx context.Context, read func() (*Chunk, error), rows 
 		g.fs.mu.Unlock()
 		return nil, nil, err
 	}
-	if _, err := g.r.Mark(ctx, lowMark+w.token); err != nil {
+	if _, err := g.r.Mark(ctx, lowMark+w.token, false); err != nil {
 		return forget(err)
 	}
 	began := time.Now()
@@ -675,7 +675,7 @@ func (g *reading) fly(ctx context.Context, w *window, c *Chunk) error {
 	g.fs.mu.Lock()
 	w.chunk = c
 	g.fs.mu.Unlock()
-	if _, err := g.r.Mark(ctx, highMark+w.token); err != nil {
+	if _, err := g.r.Mark(ctx, highMark+w.token, true); err != nil {
 		return err
 	}
 	g.flying = append(g.flying, w)

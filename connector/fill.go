@@ -139,7 +139,7 @@ func (r *fillRow) done() {
 	default:
 		c.settled++
 	}
-	if c.left == 0 || f.open == f.all.Pending {
+	if c.left == 0 || f.open == f.all.Pending-1 || f.open == 0 {
 		f.rouse()
 	}
 }

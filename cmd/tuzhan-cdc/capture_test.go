@@ -63,7 +63,7 @@ func (c *capture) Confirmed() connector.LSN {
 func (c *capture) Finished() <-chan struct{} { return c.finished }
 
 // decodeSet reads the list of mappings that stands in text.
-func decodeSet(t *testing.T, text string) *mapping.Set {
+func decodeSet(t testing.TB, text string) *mapping.Set {
 	t.Helper()
 	var ps strict.Problems
 	set := &mapping.Set{}

@@ -13,7 +13,7 @@ import (
 )
 
 // mostChunkBytes is how much of a table is read at a time: beyond it the chunk ends with the row that is there.
-const mostChunkBytes = 4 << 20
+const mostChunkBytes = 2 << 20
 
 // Read reads the rows behind a key.
 func (t *rowReader) Read(ctx context.Context, after string, from bool, most int) (*connector.Chunk, error) {

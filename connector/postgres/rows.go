@@ -218,17 +218,21 @@ func (t *rowReader) Estimate(ctx context.Context) (int64, error) {
 	return strconv.ParseInt(string(results[0].Rows[0][0]), 10, 64)
 }
 
-// Mark writes a watermark in a transaction of its own.
-func (t *rowReader) Mark(ctx context.Context, text string) (xid uint64, err error) {
-	results, err := t.exec(ctx, t.mark, "BEGIN; SELECT pg_current_xact_id(), pg_logical_emit_message(true, "+literal(markerPrefix)+", "+literal(watermarkContent+text)+
+// Mark writes a watermark in a transaction of its own. Where it may come later it waits for no disk: what is written next takes it along.
+func (t *rowReader) Mark(ctx context.Context, text string, now bool) (xid uint64, err error) {
+	commit := "local"
+	if !now {
+		commit = "off"
+	}
+	results, err := t.exec(ctx, t.mark, "BEGIN; SET LOCAL synchronous_commit = "+commit+"; SELECT pg_current_xact_id(), pg_logical_emit_message(true, "+literal(markerPrefix)+", "+literal(watermarkContent+text)+
 		"); COMMIT; SELECT pg_current_wal_insert_lsn()")
 	if err != nil {
 		return 0, rowsFailed("writing a watermark", err)
 	}
-	if t.marked, err = connector.ParseLSN(string(results[3].Rows[0][0])); err != nil {
+	if t.marked, err = connector.ParseLSN(string(results[4].Rows[0][0])); err != nil {
 		return 0, err
 	}
-	return strconv.ParseUint(string(results[1].Rows[0][0]), 10, 64)
+	return strconv.ParseUint(string(results[2].Rows[0][0]), 10, 64)
 }
 
 // Writers tells of transactions before xid whose commits may be in the WAL already, and that no other session sees yet. One that waits for its client is

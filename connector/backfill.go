@@ -175,6 +175,8 @@ type RowReader interface {
 	ReadRows(ctx context.Context, rows []string) (*Chunk, error)
 	// Writers tells in words of transactions before xid whose commits may be in the WAL already, and that no other session sees yet; empty: there are none.
 	Writers(ctx context.Context, xid uint64) (text string, err error)
+	// Rest is called while nothing is read for some time. Connections that have been there for long are given up: a server that shuts down would wait for them.
+	Rest()
 	// Close ends it.
 	Close()
 }

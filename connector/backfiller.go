@@ -407,6 +407,7 @@ func keyText(key []string) string {
 // rest waits, and hears what commands ask.
 func (g *reading) rest(ctx context.Context, d time.Duration) error {
 	pause(ctx, d, g.f.wake)
+	g.r.Rest()
 	return g.heed(ctx)
 }
 
@@ -481,6 +482,7 @@ func (g *reading) land(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(asksEvery):
+			g.r.Rest()
 			if err := g.heed(ctx); err != nil {
 				return err
 			}

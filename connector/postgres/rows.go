@@ -186,6 +186,15 @@ func (c *rowConn) close() {
 	}
 }
 
+// Rest gives up connections that have been there for long.
+func (t *rowReader) Rest() {
+	for _, c := range []*rowConn{t.read, t.mark} {
+		if c.conn != nil && time.Now().After(c.until) {
+			c.close()
+		}
+	}
+}
+
 // Close ends it.
 func (t *rowReader) Close() {
 	t.read.close()

@@ -37,7 +37,9 @@ func TestBackfillUnseenCommit(t *testing.T) {
 		_, err := conn.Exec(t.Context(), "SET synchronous_commit = on; UPDATE crm.member_groups SET group_name = 'new' WHERE phone = '13850'")
 		updated <- err
 	}()
-	has := func(s *platformsim.Sim, phone, groups string) bool { return strings.Join(s.Groups()[phone], ",") == groups }
+	has := func(s *platformsim.Sim, phone, groups string) bool {
+		return strings.Join(s.Groups()[phone], ",") == groups
+	}
 	// The stream has it, and the table does not show it.
 	r.platform(func(s *platformsim.Sim) bool { return has(s, "13850", "new") })
 	if g := pgtest.Value[string](t, db, "SELECT group_name FROM crm.member_groups WHERE phone = '13850'"); g != "old" {
@@ -206,7 +208,9 @@ func TestBackfillKilledPoint(t *testing.T) {
 	}
 	r.start()
 	r.backfill("order-points", "--detach")
-	r.platform(func(s *platformsim.Sim) bool { return s.Count(platformsim.Point) == 49 && s.InFlight(platformsim.Point) == 1 })
+	r.platform(func(s *platformsim.Sim) bool {
+		return s.Count(platformsim.Point) == 49 && s.InFlight(platformsim.Point) == 1
+	})
 	r.waitFill(func(b connector.Backfill) bool { return len(b.Again) == 1 }) // the others are settled
 	r.proc.kill()
 	close(gate)

@@ -190,6 +190,8 @@ type Chunk struct {
 	Scanned int
 	Last    string
 	End     bool
+	// Free, where it is not nil, gives the memory of the rows' values back, which the next chunk then takes. Their keys stay.
+	Free func()
 	// Snapshot says which transactions the chunk shows; nil: it shows all that were committed before the last Mark.
 	Snapshot *Visible
 }

@@ -372,12 +372,17 @@ func (fs *fills) judge(w *window) {
 		w.done <- end
 		return
 	}
-	w.skipped = map[string]struct{}{}
 	for i := range w.chunk.Rows {
+		if len(w.changed)+len(f.again) == 0 {
+			break
+		}
 		key := w.chunk.Rows[i].Key
 		_, changed := w.changed[key]
 		if a := f.again[key]; a != nil && !w.track.again || changed {
 			f.readAgain(key)
+			if w.skipped == nil {
+				w.skipped = map[string]struct{}{}
+			}
 			w.skipped[key] = struct{}{}
 		}
 	}
@@ -445,8 +450,10 @@ func (fs *fills) handNext() bool {
 	for w.next < len(w.chunk.Rows) {
 		row := &w.chunk.Rows[w.next]
 		w.next++
-		if _, skip := w.skipped[row.Key]; skip {
-			continue
+		if w.skipped != nil {
+			if _, skip := w.skipped[row.Key]; skip {
+				continue
+			}
 		}
 		if reason := fs.hand(w, row); reason != "" {
 			fs.refused(w, reason)
@@ -455,6 +462,9 @@ func (fs *fills) handNext() bool {
 		return true
 	}
 	fs.handing = nil
+	if w.chunk.Free != nil {
+		w.chunk.Free()
+	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	w.track.handed = true

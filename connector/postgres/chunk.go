@@ -100,7 +100,7 @@ func (t *rowReader) readKeys(ctx context.Context, after string, from bool, most 
 	if err != nil {
 		return nil, err
 	}
-	c, err := t.fetch(ctx, fmt.Sprintf("SELECT %s FROM %s t%s ORDER BY %s LIMIT %d", t.columns(), t.from(), condition(behind), t.plan.order(), most), "", mostChunkBytes)
+	c, err := t.fetch(ctx, fmt.Sprintf("SELECT %s FROM %s t%s ORDER BY %s LIMIT %d", t.columns(), t.from(), condition(behind), t.plan.order(), most), "", most, mostChunkBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (t *rowReader) readWhere(ctx context.Context, after string, from bool, most
 		}
 		upTo = "NOT (" + beyond + ")"
 	}
-	c, err := t.fetch(ctx, fmt.Sprintf("SELECT %s FROM %s t%s ORDER BY %s", t.columns(), t.from(), condition(behind, upTo, t.wanted()), t.plan.order()), "", mostChunkBytes)
+	c, err := t.fetch(ctx, fmt.Sprintf("SELECT %s FROM %s t%s ORDER BY %s", t.columns(), t.from(), condition(behind, upTo, t.wanted()), t.plan.order()), "", most, mostChunkBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +183,7 @@ func (t *rowReader) readRows(ctx context.Context, rows []string) (*connector.Chu
 	for _, p := range parts { // each by the index, whatever the planner thinks of many conditions
 		selects = append(selects, "SELECT "+t.columns()+" FROM "+t.from()+" t"+condition(p, t.wanted()))
 	}
-	return t.fetch(ctx, strings.Join(selects, "\nUNION ALL "), "", 0)
+	return t.fetch(ctx, strings.Join(selects, "\nUNION ALL "), "", len(rows), 0)
 }
 
 // readPages reads pages of a table without a key, by ctid: a place is leaf:page, and a row's key leaf:(page,item), where leaf counts the partitions.
@@ -215,7 +215,7 @@ func (t *rowReader) readPages(ctx context.Context, after string, most int) (*con
 			limit = 0
 		}
 		if c, err = t.fetch(ctx, fmt.Sprintf("SELECT %s FROM ONLY %s t%s", t.columns("t.ctid"), of.SQL(),
-			condition(fmt.Sprintf("t.ctid >= '(%d,0)'::tid AND t.ctid < '(%d,0)'::tid", page, page+count), t.wanted())), strconv.Itoa(leaf)+":", limit); err != nil {
+			condition(fmt.Sprintf("t.ctid >= '(%d,0)'::tid AND t.ctid < '(%d,0)'::tid", page, page+count), t.wanted())), strconv.Itoa(leaf)+":", most, limit); err != nil {
 			return nil, err
 		}
 		if c.End { // else a page less may be as much as is good
@@ -257,20 +257,20 @@ func (t *rowReader) readPlaces(ctx context.Context, rows []string) (*connector.C
 		selects = append(selects, fmt.Sprintf("SELECT %s FROM ONLY %s t%s", t.columns("'"+strconv.Itoa(leaf)+":' || t.ctid::text"), t.plan.leaves[leaf].SQL(),
 			condition("t.ctid = ANY (ARRAY["+strings.Join(tids, ", ")+"])", t.wanted())))
 	}
-	return t.fetch(ctx, strings.Join(selects, "\nUNION ALL "), "", 0)
+	return t.fetch(ctx, strings.Join(selects, "\nUNION ALL "), "", len(rows), 0)
 }
 
 // fetch runs a query that selects t.columns() in a transaction of its own, with its snapshot. Behind the columns comes, of a table without a key, what
-// tells the row apart, which prefix goes before. End is false where it was cut at limit bytes (0: it is not).
-func (t *rowReader) fetch(ctx context.Context, query, prefix string, limit int) (*connector.Chunk, error) {
-	c, err := t.fetchOn(ctx, query, prefix, limit)
+// tells the row apart, which prefix goes before. About expect rows come. End is false where it was cut at limit bytes (0: it is not).
+func (t *rowReader) fetch(ctx context.Context, query, prefix string, expect, limit int) (*connector.Chunk, error) {
+	c, err := t.fetchOn(ctx, query, prefix, expect, limit)
 	if err != nil || !c.End {
 		t.read.close() // it may be in a transaction, or the rest is not wanted
 	}
 	return c, altered(err)
 }
 
-func (t *rowReader) fetchOn(ctx context.Context, query, prefix string, limit int) (*connector.Chunk, error) {
+func (t *rowReader) fetchOn(ctx context.Context, query, prefix string, expect, limit int) (*connector.Chunk, error) {
 	conn, err := t.read.get(ctx)
 	if err != nil {
 		return nil, err
@@ -291,7 +291,7 @@ func (t *rowReader) fetchOn(ctx context.Context, query, prefix string, limit int
 				return nil, err
 			}
 		case 2:
-			cut, err := t.take(c, r, prefix, limit)
+			cut, err := t.take(c, r, prefix, expect, limit)
 			if err != nil {
 				return nil, err
 			}
@@ -309,7 +309,7 @@ func (t *rowReader) fetchOn(ctx context.Context, query, prefix string, limit int
 }
 
 // take reads the rows of a result into the chunk, and reports whether it was cut.
-func (t *rowReader) take(c *connector.Chunk, r *pgconn.ResultReader, prefix string, limit int) (cut bool, err error) {
+func (t *rowReader) take(c *connector.Chunk, r *pgconn.ResultReader, prefix string, expect, limit int) (cut bool, err error) {
 	width := len(t.table.Columns)
 	fields := r.FieldDescriptions()
 	for i, column := range t.table.Columns {
@@ -320,7 +320,20 @@ func (t *rowReader) take(c *connector.Chunk, r *pgconn.ResultReader, prefix stri
 			return false, fmt.Errorf("%w: column %s has another type now", errAltered, column.Name)
 		}
 	}
-	a := arena{}
+	var a *arena
+	select {
+	case a = <-t.free:
+		a.reset()
+	default:
+		a = &arena{}
+	}
+	c.Free = func() {
+		select {
+		case t.free <- a:
+		default:
+		}
+	}
+	c.Rows = make([]connector.ChunkRow, 0, expect)
 	var key [][]byte
 	total := 0
 	for r.NextRow() {
@@ -359,28 +372,61 @@ func (t *rowReader) take(c *connector.Chunk, r *pgconn.ResultReader, prefix stri
 	return false, err
 }
 
-// arena hands out the memory of a chunk in large pieces.
+// arena hands out the memory of a chunk in large pieces, which are used again for another chunk.
 type arena struct {
-	bytes  []byte
-	datums []connector.Datum
+	bytes  [][]byte // the last one is being filled
+	datums [][]connector.Datum
+	full   int // pieces of bytes that are full
+	used   int // pieces of datums that are
+}
+
+const (
+	bytesPiece  = 64 << 10
+	datumsPiece = 2048
+)
+
+func (a *arena) reset() {
+	if len(a.bytes) > 2*mostChunkBytes/bytesPiece { // there were large values
+		a.bytes = nil
+	}
+	for i := range a.bytes {
+		a.bytes[i] = a.bytes[i][:0]
+	}
+	for i := range a.datums {
+		a.datums[i] = a.datums[i][:0]
+	}
+	a.full, a.used = 0, 0
 }
 
 func (a *arena) copy(v []byte) []byte {
-	if cap(a.bytes)-len(a.bytes) < len(v) {
-		a.bytes = make([]byte, 0, max(64<<10, len(v)))
+	if len(v) > bytesPiece {
+		return append([]byte(nil), v...)
 	}
-	start := len(a.bytes)
-	a.bytes = append(a.bytes, v...)
-	return a.bytes[start:len(a.bytes):len(a.bytes)]
+	if a.full < len(a.bytes) && cap(a.bytes[a.full])-len(a.bytes[a.full]) < len(v) {
+		a.full++
+	}
+	if a.full == len(a.bytes) {
+		a.bytes = append(a.bytes, make([]byte, 0, bytesPiece))
+	}
+	p := &a.bytes[a.full]
+	start := len(*p)
+	*p = append(*p, v...)
+	return (*p)[start:len(*p):len(*p)]
 }
 
 func (a *arena) tuple(width int) connector.Tuple {
-	if len(a.datums) < width {
-		a.datums = make([]connector.Datum, max(1024, width))
+	if a.used < len(a.datums) && cap(a.datums[a.used])-len(a.datums[a.used]) < width {
+		a.used++
 	}
-	t := a.datums[:width:width]
-	a.datums = a.datums[width:]
-	return t
+	if a.used == len(a.datums) {
+		a.datums = append(a.datums, make([]connector.Datum, 0, max(datumsPiece, width)))
+	}
+	p := &a.datums[a.used]
+	start := len(*p)
+	*p = (*p)[:start+width]
+	t := (*p)[start : start+width : start+width]
+	clear(t)
+	return connector.Tuple(t)
 }
 
 // parseSnapshot reads the text of a pg_snapshot: xmin:xmax:running,running.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -71,6 +72,7 @@ type rowReader struct {
 	where string
 	plan  rowPlan
 
+	free       chan *arena
 	types      []uint32 // of the columns, as they came first
 	read, mark *rowConn // the same where there is no standby
 	marked     connector.LSN
@@ -85,7 +87,7 @@ type rowConn struct {
 
 // Open looks at the table of a backfill.
 func (r *Rows) Open(ctx context.Context, b *connector.Backfill) (_ connector.RowReader, err error) {
-	t := &rowReader{Rows: r, name: TableName{b.Schema, b.Name}, where: b.Where, mark: &rowConn{dsn: r.DSN}}
+	t := &rowReader{Rows: r, name: TableName{b.Schema, b.Name}, where: b.Where, mark: &rowConn{dsn: r.DSN}, free: make(chan *arena, 4)}
 	t.read = t.mark
 	if r.StandbyDSN != "" {
 		t.read = &rowConn{dsn: r.StandbyDSN}
@@ -98,7 +100,7 @@ func (r *Rows) Open(ctx context.Context, b *connector.Backfill) (_ connector.Row
 	}()
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	conn, err := Connect(ctx, r.DSN)
+	conn, err := connectWith(ctx, r.DSN, noTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -143,6 +145,9 @@ func (t *rowReader) mayMark(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
+// noTimeout is a setting from the first statement on: the role's time-out would be for rowSettings too.
+var noTimeout = map[string]string{"statement_timeout": "0"}
+
 // rowSettings are for the sessions that read and mark: time-outs of the role are not for them, a query that would leave out rows by row level security fails
 // rather, a chunk is read by the index of the key, and a watermark waits for no standby.
 const rowSettings = `SELECT set_config(name, CASE name WHEN 'row_security' THEN 'off' WHEN 'enable_seqscan' THEN 'off' WHEN 'enable_bitmapscan' THEN 'off' WHEN 'jit' THEN 'off'
@@ -160,7 +165,7 @@ func (c *rowConn) get(ctx context.Context) (*pgconn.PgConn, error) {
 		return nil, err
 	}
 	setSession(cfg.RuntimeParams)
-	cfg.RuntimeParams["statement_timeout"] = "0" // that of the role would be for rowSettings too
+	maps.Copy(cfg.RuntimeParams, noTimeout)
 	setDialer(cfg)
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -372,7 +373,7 @@ func (g *reading) begin(ctx context.Context) error {
 		return &passing{err}
 	}
 	g.known = f.points || len(some) > 0
-	xid, err := g.r.Mark(ctx, "fence", true)
+	xid, err := g.r.Mark(ctx, fenceMark+strconv.FormatInt(f.ID, 10), true)
 	if err != nil {
 		return err
 	}

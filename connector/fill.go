@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -319,8 +320,9 @@ func (w *window) note(there bool, key string) {
 
 // The texts of watermarks.
 const (
-	lowMark  = "low "
-	highMark = "high "
+	lowMark   = "low "
+	highMark  = "high "
+	fenceMark = "fence " // and the backfill's id
 )
 
 // Watermark takes what a backfill has written into the WAL.
@@ -331,6 +333,14 @@ func (p *Pipeline) Watermark(text string, at Position) {
 	fs := p.fills
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	if id, ok := strings.CutPrefix(text, fenceMark); ok {
+		for _, f := range fs.list {
+			if strconv.FormatInt(f.ID, 10) == id && at.Compare(f.Moved) > 0 {
+				f.Moved, f.dirty = at, true // a key that changed before is no matter of its, should that change come again
+			}
+		}
+		return
+	}
 	if token, ok := strings.CutPrefix(text, lowMark); ok {
 		if w := fs.windows[token]; w != nil && !w.open {
 			w.open, w.serial = true, w.fill.serial

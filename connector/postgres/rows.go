@@ -235,7 +235,7 @@ func (t *rowReader) Estimate(ctx context.Context) (int64, error) {
 // Mark writes a watermark in a transaction of its own. Where it may come later it waits for no disk: what is written next takes it along.
 func (t *rowReader) Mark(ctx context.Context, text string, now bool) (xid uint64, err error) {
 	commit := "local"
-	if !now {
+	if !now && t.StandbyDSN == "" { // which gets what is on the disk only
 		commit = "off"
 	}
 	results, err := t.exec(ctx, t.mark, "BEGIN; SET LOCAL synchronous_commit = "+commit+"; SELECT pg_current_xact_id(), pg_logical_emit_message(true, "+literal(markerPrefix)+", "+literal(watermarkContent+text)+

@@ -46,9 +46,9 @@ bench: ## benchmarks (BENCH, BENCHTIME, PACKAGES)
 	@.ci/prepare test
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout 60m $(PACKAGES)
 
-soak: ## the memory of the connector over a transaction of ROWS/5 and a backlog of ROWS (5000000), whatever the platform; takes its time
+soak: ## the memory of the connector over a transaction of ROWS/5, a backlog and a backfill of ROWS (5000000), whatever the platform; takes its time
 	@.ci/prepare test
-	SOAK_ROWS=$(ROWS) CGO_ENABLED=0 go test -count=1 -run '^TestMemorySoak$$' -v -timeout 4h ./cmd/tuzhan-cdc
+	SOAK_ROWS=$(ROWS) CGO_ENABLED=0 go test -count=1 -run '^Test(Memory|Backfill)Soak$$' -v -timeout 4h ./cmd/tuzhan-cdc
 
 chaos: ## everything fails at once for SECONDS (60), by SEED (random), then what was applied is compared with what was committed; STATE=file|same|other
 	@.ci/prepare test

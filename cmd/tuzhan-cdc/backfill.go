@@ -183,6 +183,9 @@ func dryRunBackfill(c *cobra.Command, cfg *config.Config, b *connector.Backfill,
 // followEvery is how often a command looks how far a backfill is.
 const followEvery = 300 * time.Millisecond
 
+// queuedFor is how long a backfill may be queued before the command says why that may be.
+const queuedFor = 5 * time.Second
+
 // followBackfill shows how far a backfill is until it ends.
 func followBackfill(c *cobra.Command, cfg *config.Config, id int64) error {
 	r, err := state.OpenReader(c.Context(), stateLocation(cfg))
@@ -191,6 +194,7 @@ func followBackfill(c *cobra.Command, cfg *config.Config, id int64) error {
 	}
 	defer r.Close()
 	p := newProgress(c.ErrOrStderr())
+	began, told := time.Now(), false
 	for {
 		b, err := r.Backfill(c.Context(), id)
 		if c.Context().Err() != nil {
@@ -201,6 +205,10 @@ func followBackfill(c *cobra.Command, cfg *config.Config, id int64) error {
 			return err
 		}
 		p.show(b)
+		if b.Status == connector.BackfillQueued && !told && time.Since(began) > queuedFor {
+			told = true
+			fmt.Fprintln(c.ErrOrStderr(), "it has not begun: another backfill runs first, or no connector runs (tuzhan-cdc status)")
+		}
 		switch {
 		case b.Status == connector.BackfillDone:
 			p.end()

@@ -61,7 +61,9 @@ type fills struct {
 	list    []*fill
 	windows map[string]*window
 
-	handing *window // the reader's goroutine only: its rows are being handed over
+	// The reader's goroutine only: the window whose rows are being handed over, and the records of those that are not submitted yet.
+	handing *window
+	records []*Record
 }
 
 // fill is a backfill. fills.mu guards it.
@@ -454,10 +456,13 @@ func (f *fill) endAbsent(w *window) {
 	}
 }
 
-// handNext hands the next row of a chunk over, and reports whether more come. The reader's goroutine only.
+// handAtOnce is how many rows are handed over before it is asked whether there is room.
+const handAtOnce = 32
+
+// handNext hands the next rows of a chunk over, and reports whether more come. The reader's goroutine only.
 func (fs *fills) handNext() bool {
 	w := fs.handing
-	for w.next < len(w.chunk.Rows) {
+	for n := 0; w.next < len(w.chunk.Rows) && n < handAtOnce; n++ {
 		row := &w.chunk.Rows[w.next]
 		w.next++
 		if w.skipped != nil {
@@ -466,9 +471,12 @@ func (fs *fills) handNext() bool {
 			}
 		}
 		if reason := fs.hand(w, row); reason != "" {
+			fs.submit()
 			fs.refused(w, reason)
 			return false
 		}
+	}
+	if fs.submit(); w.next < len(w.chunk.Rows) {
 		return true
 	}
 	fs.handing = nil
@@ -507,7 +515,7 @@ func (fs *fills) refused(w *window, reason string) {
 	w.done <- windowEnd{misfit: reason}
 }
 
-// hand maps a row and submits what comes of it; the reason is why the mapping can't read it.
+// hand maps a row and keeps what comes of it for submit; the reason is why the mapping can't read it.
 func (fs *fills) hand(w *window, row *ChunkRow) (reason string) {
 	p, f := fs.p, w.fill
 	c := &Change{Position: Position{Commit: w.at.Commit, Index: uint32(w.next - 1)}, Op: Snapshot, Table: w.chunk.Table, New: row.Tuple, Backfill: f.ID, Row: row.Key}
@@ -542,9 +550,18 @@ func (fs *fills) hand(w *window, row *ChunkRow) (reason string) {
 		for _, rec := range p.out.Records {
 			rec.change = r
 		}
-		p.deliverer.Submit(p.out.Records)
+		fs.records = append(fs.records, p.out.Records...)
 	}
 	return ""
+}
+
+// submit submits what hand has made.
+func (fs *fills) submit() {
+	if len(fs.records) > 0 {
+		fs.p.deliverer.Submit(fs.records)
+		clear(fs.records)
+		fs.records = fs.records[:0]
+	}
 }
 
 // uncertain turns the points of p.out into dead letters, unless their mapping wants them sent again: an earlier process may have sent them.

@@ -87,7 +87,7 @@ type Deliverer interface {
 	// Run sends until ctx ends, then finishes the requests in flight and returns.
 	// It returns an error only for what waiting can't cure.
 	Run(ctx context.Context) error
-	// Submit takes the records of one change, in commit order. It does not block. Each of them ends in exactly one call of the
+	// Submit takes the records of one change, or of several rows of a backfill, in commit order. It does not block and does not keep the slice. Each of them ends in exactly one call of the
 	// settle function that the deliverer was made with.
 	Submit(records []*Record)
 	// Flush lets partly filled batches go out.

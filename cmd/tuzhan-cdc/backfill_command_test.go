@@ -18,6 +18,7 @@ const manyGroups = `INSERT INTO crm.member_groups SELECT '138' || lpad(n::text, 
 // TestBackfillPause: a backfill is paused, resumed, survives a restart while it is paused, and is cancelled; status and list show it.
 func TestBackfillPause(t *testing.T) {
 	t.Parallel()
+	needsWatermarks(t)
 	r := newRig(t, crmSchema, backfillMappings, platformsim.Options{})
 	r.db.Exec(t, manyGroups)
 	r.start()
@@ -70,6 +71,7 @@ func TestBackfillPause(t *testing.T) {
 // TestBackfillInterrupted: Ctrl-C ends the command, not the backfill.
 func TestBackfillInterrupted(t *testing.T) {
 	t.Parallel()
+	needsWatermarks(t)
 	r := newRig(t, crmSchema, backfillMappings, platformsim.Options{})
 	r.db.Exec(t, manyGroups)
 	r.start()
@@ -95,6 +97,7 @@ func TestBackfillInterrupted(t *testing.T) {
 // TestBackfillRefused: what can't work is refused before it is asked for, with the reason.
 func TestBackfillRefused(t *testing.T) {
 	t.Parallel()
+	needsWatermarks(t)
 	r := newRig(t, crmSchema+"CREATE TABLE crm.log (id int, phone text);", backfillMappings+`
   - {name: logged, table: crm.log, on: [insert, snapshot], event: {eventKey: k, time: 1700000000000, identities: [{identityType: phone, identityValue: "${{ phone }}"}]}}
   - {name: none, table: crm.orders, on: [insert], event: {eventKey: k, identities: [{identityType: phone, identityValue: "${{ phone }}"}]}}
@@ -140,6 +143,7 @@ func TestBackfillRefused(t *testing.T) {
 // TestBackfillInitial: source.snapshot: initial backfills at the first start, once, what has snapshot in its on.
 func TestBackfillInitial(t *testing.T) {
 	t.Parallel()
+	needsWatermarks(t)
 	r := newRig(t, crmSchema, backfillMappings, platformsim.Options{})
 	r.edit("timeZone: Asia/Shanghai", "timeZone: Asia/Shanghai\n  snapshot: initial")
 	r.db.Exec(t, manyGroups, "INSERT INTO crm.orders (order_no, phone, amount, status, paid_at) SELECT 'o' || n, '138' || n, n, 'paid', CASE WHEN n < 59 THEN now() END FROM generate_series(10, 59) n")
@@ -184,6 +188,7 @@ func TestBackfillInitial(t *testing.T) {
 // TestBackfillEdited: a mapping that is edited, or taken out of the file, while it is backfilled, pauses that with a reason; and so does one that can't read its table any more.
 func TestBackfillEdited(t *testing.T) {
 	t.Parallel()
+	needsWatermarks(t)
 	r := newRig(t, crmSchema, backfillMappings, platformsim.Options{})
 	r.db.Exec(t, manyGroups)
 	r.start()
@@ -240,6 +245,7 @@ func TestBackfillEdited(t *testing.T) {
 // TestBackfillSnapshotOnly: a table of which nothing but snapshots is wanted is not published, and backfilled all the same.
 func TestBackfillSnapshotOnly(t *testing.T) {
 	t.Parallel()
+	needsWatermarks(t)
 	r := newRig(t, crmSchema, `
 mappings:
   - name: member-groups

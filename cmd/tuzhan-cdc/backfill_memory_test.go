@@ -34,6 +34,7 @@ func backfillMemory(t *testing.T, db *pgtest.DB, rows int, slow time.Duration) {
 // TestBackfillMemory is the small version of TestBackfillSoak.
 func TestBackfillMemory(t *testing.T) {
 	t.Parallel()
+	needsWatermarks(t)
 	backfillMemory(t, pgtest.Server(t).Database(t), 100_000, 20*time.Millisecond)
 }
 

@@ -77,6 +77,7 @@ func TestBackfillProperty(t *testing.T) {
 	if seconds == 0 {
 		t.Parallel()
 	}
+	needsWatermarks(t)
 	end := time.Now().Add(time.Duration(seconds) * time.Second)
 	for n := 0; n == 0 || time.Now().Before(end); n, seed = n+1, seed+1 {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { runFillProperty(t, seed) })

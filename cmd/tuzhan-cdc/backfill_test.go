@@ -63,10 +63,32 @@ func (r *rig) groups() []string {
 	return list
 }
 
+// needsWatermarks skips a test on a server whose logical messages don't come through the stream; TestBackfillOldServer is for those.
+func needsWatermarks(t *testing.T) {
+	t.Helper()
+	if pgtest.Server(t).Major() < 14 {
+		t.Skip("a backfill needs PostgreSQL 14 or newer")
+	}
+}
+
+// TestBackfillOldServer: PostgreSQL 13 is refused clearly.
+func TestBackfillOldServer(t *testing.T) {
+	t.Parallel()
+	if pgtest.Server(t).Major() >= 14 {
+		t.Skip("this server can do backfills")
+	}
+	r := newRig(t, crmSchema, backfillMappings, platformsim.Options{})
+	r.start()
+	if _, errs, code := r.run("backfill", "member-groups"); code != 1 || !strings.Contains(errs, "a backfill needs PostgreSQL 14 or newer, and this server is PostgreSQL 13") {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+}
+
 // TestBackfill sends the rows that were there before the connector: group relations, events with their own time, points; a second backfill repeats the events'
 // uuids.
 func TestBackfill(t *testing.T) {
 	t.Parallel()
+	needsWatermarks(t)
 	r := newRig(t, crmSchema, backfillMappings, platformsim.Options{})
 	r.db.Exec(t, `INSERT INTO crm.member_groups SELECT '138' || lpad(n::text, 8, '0'), 'g' || n % 7 FROM generate_series(1, 12000) n`,
 		`INSERT INTO crm.orders (order_no, phone, amount, status, paid_at) SELECT 'o' || n, '139' || lpad(n::text, 8, '0'), n + 0.5, CASE WHEN n % 2 = 0 THEN 'paid' ELSE 'new' END, '2020-01-01'

@@ -111,6 +111,7 @@ func (r *rig) waitFill(what func(connector.Backfill) bool) connector.Backfill {
 // TestBackfillPassedOver: a row that changes while its chunk is read, in a way that `when` passes over, is sent all the same.
 func TestBackfillPassedOver(t *testing.T) {
 	t.Parallel()
+	needsWatermarks(t)
 	r := newRig(t, crmSchema, `
 mappings:
   - name: order-paid
@@ -158,6 +159,7 @@ mappings:
 // TestBackfillSameBytes: a row that is read is, to the byte, what the stream brings of it, for all types and whatever the role's settings are: shape and values.
 func TestBackfillSameBytes(t *testing.T) {
 	t.Parallel()
+	needsWatermarks(t)
 	db := pgtest.Server(t).Database(t)
 	columns, values := []string{"id int PRIMARY KEY", "gone text"}, []string{"1", "'x'"}
 	for i, c := range typeCases() {
@@ -215,6 +217,7 @@ func TestBackfillSameBytes(t *testing.T) {
 // passed over.
 func TestBackfillKilledPoint(t *testing.T) {
 	t.Parallel()
+	needsWatermarks(t)
 	r := newRig(t, crmSchema, backfillMappings, platformsim.Options{})
 	r.db.Exec(t, "INSERT INTO crm.orders (order_no, phone, amount, status) SELECT 'o' || n, '138' || n, n, 'paid' FROM generate_series(10, 59) n")
 	gate := make(chan struct{})

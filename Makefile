@@ -16,7 +16,7 @@ ARGS ?=
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-matrix race lint fuzz bench soak chaos backfills chaos-proves demo test-image image clean
+.PHONY: help build test test-matrix race lint docs man fuzz bench soak chaos backfills chaos-proves demo test-image image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,12 @@ race: ## the tests under the race detector (PACKAGES); needs a C compiler
 
 lint: ## formatting, vet, staticcheck, go.mod
 	@.ci/lint
+
+docs: ## the README's tables of keys and examples/tuzhan-cdc.schema.json, from the decoder's own
+	@go test -count=1 -run '^TestGenerated$$' ./cmd/tuzhan-cdc/config -update
+
+man: build ## man pages in dist/man
+	@bin/tuzhan-cdc man dist/man
 
 fuzz: ## every fuzz target for FUZZTIME (30s)
 	@.ci/fuzz $(FUZZTIME)

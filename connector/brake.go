@@ -224,8 +224,12 @@ func (p *Pipeline) applyBrakes(c *Change, t *track) (counted []tally, goes bool)
 			within = append(within, y)
 			continue
 		}
-		reason := fmt.Sprintf("maxPerMinute: it made %d records of what was committed in the minute from %s on, and more were to come: a mass update?",
-			limit, time.Unix(minute*60, 0).UTC().Format(time.RFC3339))
+		many := fmt.Sprintf("%d records", limit)
+		if limit == 1 {
+			many = "1 record"
+		}
+		reason := fmt.Sprintf("maxPerMinute: it made %s of what was committed in the minute from %s on, and more were to come: a mass update?",
+			many, time.Unix(minute*60, 0).UTC().Format(time.RFC3339))
 		if t != nil {
 			p.holdAgain(t, c, HoldBrake, reason)
 			return nil, false

@@ -51,6 +51,8 @@ type Column struct {
 	BaseOID uint32
 	// TypeName is for messages: numeric(10,2), timestamp with time zone.
 	TypeName string
+	// BaseName is TypeName with domains resolved. Known of tables that the catalogue gave only.
+	BaseName string
 	// Key says that the replica identity carries the column: under FULL every column does.
 	Key bool
 	// Toasted says that some rows may hold the column's value out of line: PostgreSQL does not send such a value with an update that leaves it

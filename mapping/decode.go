@@ -63,13 +63,23 @@ type Summary struct {
 	// Name is the mapping's, Table its table as schema.name.
 	Name, Table string
 	Kind        connector.Kind
+	// On are the operations that it is for.
+	On []connector.Op
+	// File and Line say where it stands.
+	File string
+	Line int
 }
 
 // List gives the mappings in the order of the files.
 func (s *Set) List() []Summary {
 	list := make([]Summary, len(s.mappings))
 	for i, m := range s.mappings {
-		list[i] = Summary{Name: m.name, Table: m.schema + "." + m.table, Kind: m.kind}
+		list[i] = Summary{Name: m.name, Table: m.schema + "." + m.table, Kind: m.kind, File: m.node.File(), Line: m.node.Line()}
+		for op := connector.Insert; op <= connector.Snapshot; op++ {
+			if m.ops[op] {
+				list[i].On = append(list[i].On, op)
+			}
+		}
 	}
 	return list
 }
@@ -149,20 +159,12 @@ type decoder struct {
 	m   *mapping
 }
 
-// later are keys that a mapping will take; a key that nobody honours is refused.
-func later() []string { return []string{"tests"} }
-
 func (d *decoder) mapping(n strict.Node) {
 	if !n.IsMap() {
 		d.ps.Add(n, "want a mapping with name, table, on, and one of point, event, groupRelation; got %s", n.Kind())
 		return
 	}
-	fields := n.Fields(append([]string{"name", "table", "on", "when", "orderBy", "point", "event", "groupRelation", "uncertain", "onChange", "maxPerMinute"}, later()...)...)
-	for _, name := range later() {
-		if at := fields[name]; !at.IsZero() {
-			d.ps.Add(at, "%s is not supported yet: take it out", name)
-		}
-	}
+	fields := n.Fields(strict.Names(Keys())...)
 	d.name(n, fields["name"])
 	d.table(n, fields["table"])
 	d.on(n, fields["on"])
@@ -223,8 +225,11 @@ func (d *decoder) table(n, field strict.Node) {
 	}
 }
 
-// splitTable reads schema.table; without a schema it is public's. Names stand as the catalogue has them: upper and lower case are kept apart with quotes
-// and without.
+// SplitTable reads schema.table as mappings write it.
+func SplitTable(text string) (schema, table string, ok bool) { return splitTable(text) }
+
+// splitTable reads schema.table; without a schema it is public's. Names stand as the catalogue has them: upper and lower case are kept
+// apart with quotes and without.
 func splitTable(text string) (schema, table string, ok bool) {
 	first, rest, ok := identifier(text)
 	if !ok {

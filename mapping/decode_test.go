@@ -23,7 +23,8 @@ func TestProblems(t *testing.T) {
 		{eventHead + eventBody + "  point: {}\n", "m.yaml:1:3: a mapping makes exactly one of point, event, groupRelation; this one has point and event"},
 		{eventHead + eventBody + eventHead + eventBody, "m.yaml:5:9: name: another mapping has the name m: m.yaml:1"},
 		{eventHead + "  whn: 'true'\n" + eventBody, `m.yaml:4:3: unknown key "whn": did you mean "when"?`},
-		{eventHead + "  maxPerMinute: 0\n  tests: []\n" + eventBody, "m.yaml:4:17: maxPerMinute: want a whole number from 1 to 2147483647, got \"0\"\nm.yaml:5:10: tests is not supported yet: take it out"},
+		{eventHead + "  maxPerMinute: 0\n  tests: []\n" + eventBody, "m.yaml:4:17: maxPerMinute: want a whole number from 1 to 2147483647, got \"0\"\nm.yaml:5:3: unknown key \"tests\"\n" +
+			"    Known here: name, table, on, when, orderBy, point, event, groupRelation, uncertain, onChange, maxPerMinute."},
 		{"- name: a b\n  table: a.b.c\n  on: [insert, delte, insert]\n" + eventBody, "m.yaml:1:9: name: want up to 100 letters, digits, -, _ and ., beginning with a letter or digit\n" +
 			`m.yaml:2:10: table: want schema.table, with double quotes around a name that holds a dot: crm."a.b"` + "\n" +
 			`m.yaml:3:16: on: want insert, update, delete or snapshot, got "delte": did you mean "delete"?` + "\nm.yaml:3:23: on: insert comes twice"},
@@ -31,6 +32,7 @@ func TestProblems(t *testing.T) {
 		{"- name: m\n  table: crm.orders\n  on: insert\n" + eventBody, `m.yaml:3:7: on: want a list (- item), got "insert"`},
 		// expressions
 		{eventHead + "  when: status = 1\n" + eventBody, "m.yaml:4:16: unexpected \"=\"\n    Compare with ==."},
+		{eventHead + "  when: any(tags, # == 1)\n" + eventBody, "m.yaml:4:17: the expression ends too early\n    A # behind a blank begins a comment in YAML: put the value in quotes, '...'."},
 		{eventHead + "  when: ${{ paid }}\n" + eventBody, "m.yaml:4:9: when is an expression as it is: leave ${{ and }} away"},
 		{eventHead + "  when: shop == ${SHOP}\n" + eventBody, "m.yaml:4:17: when: an environment variable can't stand in an expression"},
 		{eventHead + "  when: 1 + 1\n  orderBy: '[id]'\n" + eventBody, "m.yaml:4:9: when: want true or false, but the expression gives a whole number\nm.yaml:5:13: orderBy: want one value, but the expression gives a list"},

@@ -5,6 +5,8 @@
 //	Set.Uses     says which tables, operations and columns the mappings want
 //	Set.Check    compares them with the catalogue: tables, columns, types, replica identity (check.go)
 //	Set.Mapper   maps changes (mapper.go); a mapping is compiled for a table's shape when that shape comes first (bind.go)
+//	Tests        runs the file's `tests:` by the same Mapper: what is given becomes a change of the declared table (tests.go, declare.go, literal.go)
+//	Keys         describes the keys of the file, for JSON Schema and reference (keys.go)
 //
 // # Expressions
 //

@@ -161,6 +161,9 @@ func (e *expression) at(char int) strict.Node {
 
 func (e *expression) note(ps *strict.Problems, mistakes ...mistake) {
 	for _, m := range mistakes {
+		if m.hint == "" && m.text == tooEarly {
+			m.hint = e.node.CutShort()
+		}
 		ps.AddHint(e.at(m.at), m.hint, "%s", m.text)
 	}
 }
@@ -213,8 +216,10 @@ var goTypes = strings.NewReplacer("map[string]interface {}", "mapping", "[]inter
 
 var tokenName = regexp.MustCompile(`unexpected token \w+\((".*")\)`)
 
+const tooEarly = "the expression ends too early"
+
 func plainWords(message string) string {
-	message = strings.ReplaceAll(message, "unexpected token EOF", "the expression ends too early")
+	message = strings.ReplaceAll(message, "unexpected token EOF", tooEarly)
 	return strings.TrimSpace(goTypes.Replace(tokenName.ReplaceAllString(message, "unexpected $1")))
 }
 

@@ -78,8 +78,18 @@ type field struct {
 	needs string
 	// refused says why the field must not be sent although the API's page shows it.
 	refused string
-	fields  []field
+	// doc says what it means, where the name does not.
+	doc    string
+	fields []field
 }
+
+const (
+	docAudience     = "the customer by the number of the customer file"
+	docPoint        = "how many points; a negative number goes to `platform.paths.pointDecrease`"
+	docRemark       = "what the points are for"
+	docMatching     = "match against the customers that are known"
+	docMatchingType = "`1` exact, `2` fuzzy"
+)
 
 func identityTypes() []string { return []string{"phone", "id", "openid", "unionid"} }
 
@@ -96,9 +106,10 @@ func pointFields(open bool) []field {
 // openPointFields are the body of /api/open/point/increase.
 func openPointFields() []field {
 	fields := []field{
-		{name: "audienceUserId", typ: intField, customer: true}, {name: "thirdId", customer: true},
-		{name: "point", typ: pointField, required: true},
-		{name: "remark", required: true},
+		{name: "audienceUserId", typ: intField, customer: true, doc: docAudience},
+		{name: "thirdId", customer: true, doc: "the customer by your own id (`platform.pointAPI: open` only)"},
+		{name: "point", typ: pointField, required: true, doc: docPoint},
+		{name: "remark", required: true, doc: docRemark},
 		{name: "eventType"},
 		{name: "relateBizCode", refused: "relateBizCode is made by the connector, as an event's uuid is: the same whenever this point is sent"},
 		{name: "nonce", refused: "nonce is made by the connector for each request"},
@@ -115,20 +126,20 @@ func openPointFields() []field {
 
 func increaseFields() []field {
 	return []field{
-		{name: "openids", typ: listField, customer: true, fields: []field{
+		{name: "openids", typ: listField, customer: true, doc: "the customer by openid or unionid", fields: []field{
 			{name: "openid", customer: true}, {name: "unionid", customer: true},
-			{name: "fromTo", enum: []string{"contentminiapp", "workwechat", "gzh", "workwechatgroup"}},
+			{name: "fromTo", enum: []string{"contentminiapp", "workwechat", "gzh", "workwechatgroup"}, doc: "where the openid is from"},
 			{name: "appid"}, {name: "jcappid", typ: intField},
 			{name: "identityId", customer: true}, {name: "identityType", enum: identityTypes()},
 		}},
-		{name: "phoneList", typ: listField, customer: true, fields: []field{
-			{name: "phone", required: true, customer: true}, {name: "isVerify", enum: []string{"0", "1"}},
+		{name: "phoneList", typ: listField, customer: true, doc: "the customer by phone", fields: []field{
+			{name: "phone", required: true, customer: true}, {name: "isVerify", enum: []string{"0", "1"}, doc: "`\"1\"`: the phone is verified"},
 		}},
-		{name: "audienceUserId", typ: intField, customer: true},
-		{name: "point", typ: pointField, required: true},
-		{name: "remark", required: true},
+		{name: "audienceUserId", typ: intField, customer: true, doc: docAudience},
+		{name: "point", typ: pointField, required: true, doc: docPoint},
+		{name: "remark", required: true, doc: docRemark},
 		{name: "eventType"}, {name: "avatar"}, {name: "nickName"}, {name: "contentId"}, {name: "contentName"},
-		{name: "ext", typ: jsonStringField, fields: []field{
+		{name: "ext", typ: jsonStringField, doc: "sent as the JSON string that the API wants", fields: []field{
 			{name: "componentId", typ: jsonField}, {name: "strategyId", typ: jsonField}, {name: "strategyName", typ: jsonField},
 			{name: "actionVo", typ: jsonField}, {name: "action", typ: jsonField},
 		}},
@@ -138,33 +149,33 @@ func increaseFields() []field {
 
 // eventParams are publicParams of the event import; all of them may be absent.
 func eventParams() []field {
-	return []field{{name: "isMatching", typ: boolField}, {name: "matchingType", typ: intField, least: 1, most: 2}}
+	return []field{{name: "isMatching", typ: boolField, doc: docMatching}, {name: "matchingType", typ: intField, least: 1, most: 2, doc: docMatchingType}}
 }
 
 // eventFields are one event. identityType and platform are open: the page's lists of them end with "...".
 func eventFields() []field {
 	return []field{
-		{name: "identities", typ: listField, required: true, customer: true, fields: []field{
-			{name: "identityValue", required: true, customer: true}, {name: "identityType", required: true},
-			{name: "platform"}, {name: "mpid", needs: "isWeChatEcosystem"}, {name: "isWeChatEcosystem", typ: boolField},
+		{name: "identities", typ: listField, required: true, customer: true, doc: "who the customer is; entries whose value is null are left out", fields: []field{
+			{name: "identityValue", required: true, customer: true}, {name: "identityType", required: true, doc: "`phone`, `openid`, `unionid`, ..."},
+			{name: "platform", doc: "`gzh`, `workwechat`, ..."}, {name: "mpid", needs: "isWeChatEcosystem", doc: "the app; with `isWeChatEcosystem`"}, {name: "isWeChatEcosystem", typ: boolField},
 			{name: "appid", refused: "the API's page has struck appid out: name the app with mpid and isWeChatEcosystem"},
 		}},
-		{name: "time", typ: timeField},
-		{name: "uuid", typ: uuidField, maxChars: 36},
-		{name: "eventKey", required: true},
-		{name: "intid"},
-		{name: "eventargs", typ: argsField},
+		{name: "time", typ: timeField, doc: "when it happened; left away: the commit time"},
+		{name: "uuid", typ: uuidField, maxChars: 36, doc: "left away: one that is the same whenever the event is sent again"},
+		{name: "eventKey", required: true, doc: "the custom event, as it is defined on the platform"},
+		{name: "intid", doc: "id of the scene interaction"},
+		{name: "eventargs", typ: argsField, doc: "the event's arguments by name: text and numbers"},
 	}
 }
 
 // groupParams are publicParams of the group relation import, without optType, which a mapping gives beside them.
 func groupParams() []field {
 	return []field{
-		{name: "isMatching", typ: boolField, required: true},
-		{name: "matchingType", typ: intField, least: 1, most: 2},
-		{name: "identifyWay", typ: intField, least: 1, most: 2},
-		{name: "accurateMatchType", enum: []string{"gzh", "workwechat", "YOUZAN", "EZR", "contentminiapp", "contenthome"}},
-		{name: "accurateMatchValue"},
+		{name: "isMatching", typ: boolField, required: true, doc: docMatching},
+		{name: "matchingType", typ: intField, least: 1, most: 2, doc: docMatchingType},
+		{name: "identifyWay", typ: intField, least: 1, most: 2, doc: "with fuzzy matching: `1` unionid, openid, phone, customer id in this order; `2` customer id, phone, openid, unionid"},
+		{name: "accurateMatchType", enum: []string{"gzh", "workwechat", "YOUZAN", "EZR", "contentminiapp", "contenthome"}, doc: "with exact matching: the channel"},
+		{name: "accurateMatchValue", doc: "with exact matching: the app id"},
 		{name: "optType", refused: "optType stands beside publicParams, not inside: one value, a mapping {insert: add, ...} or an expression"},
 	}
 }
@@ -172,9 +183,9 @@ func groupParams() []field {
 // groupFields are one group relation.
 func groupFields() []field {
 	return []field{
-		{name: "identityType", enum: []string{"phone", "thirdId", "openid", "unionid"}},
-		{name: "thirdId", customer: true}, {name: "openid", customer: true}, {name: "unionid", customer: true}, {name: "phone", customer: true},
-		{name: "groups", typ: groupsField},
+		{name: "identityType", enum: []string{"phone", "thirdId", "openid", "unionid"}, doc: "with exact matching: the field to match by"},
+		{name: "thirdId", customer: true, doc: "the customer by your own id"}, {name: "openid", customer: true}, {name: "unionid", customer: true}, {name: "phone", customer: true},
+		{name: "groups", typ: groupsField, doc: "the names of the groups; a list joins with commas"},
 	}
 }
 

@@ -291,7 +291,7 @@ func (p *progress) end() {
 }
 
 func backfillListCommand() *cobra.Command {
-	c := &cobra.Command{Use: "list", Short: "Lists the backfills", Args: noArgs}
+	c := &cobra.Command{Use: "list", Short: "Lists the backfills", Args: noArgs, Example: "  tuzhan-cdc backfill list --all\n  tuzhan-cdc backfill list --output json"}
 	output := outputFlag(c)
 	all := c.Flags().Bool("all", false, "those that have ended too")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -352,7 +352,7 @@ func listedBackfills(list []*connector.Backfill) []backfillJSON {
 // backfillAskCommand makes the command that asks the running connector to do something with a backfill.
 func backfillAskCommand(what, short string) *cobra.Command {
 	return &cobra.Command{
-		Use: what + " ID|MAPPING", Short: short,
+		Use: what + " ID|MAPPING", Short: short, Example: "  tuzhan-cdc backfill " + what + " order-paid\n  tuzhan-cdc backfill " + what + " 3",
 		Long: short + ". The running connector does it within a second or two; where none runs, the next one does.",
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {

@@ -29,7 +29,7 @@ slot), the state (rights, version) and the platform (the token call; no data is 
 
 Exits with 2 where the file is wrong, with 1 where something else would keep the connector from running, else with 0: a slot and publications that
 are missing are made by run, where the role may. A database or a platform that is not to be reached is a warning.`,
-		Example: "  tuzhan-cdc check -c tuzhan-cdc.yaml\n  tuzhan-cdc check --offline",
+		Example: "  tuzhan-cdc check\n  tuzhan-cdc check -c /etc/tuzhan-cdc/tuzhan-cdc.yaml --output json\n  tuzhan-cdc check --offline        # the file only",
 	}
 	output := outputFlag(c)
 	offline := c.Flags().Bool("offline", false, "check the file only")
@@ -39,35 +39,57 @@ are missing are made by run, where the role may. A database or a platform that i
 		}
 		cfg, err := loadConfig(c)
 		if err != nil {
-			return err
+			return wrongFile(c.OutOrStdout(), err, *output)
 		}
-		findings := []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "file", Text: cfg.File + ": " + count(len(cfg.Mappings.List()), "mapping")}}
+		r := &checkReport{file: cfg.File, offline: *offline}
+		r.add("file", "", checkFile(cfg)...)
 		if !*offline {
-			findings = append(findings, checkState(c.Context(), cfg)...)
-			findings = append(findings, checkDatabase(c.Context(), cfg)...)
-			findings = append(findings, checkPlatform(c.Context(), cfg)...)
+			r.add("database", cfg.Source.Display(), checkDatabase(c.Context(), cfg, r)...)
+			r.add("state", "", checkState(c.Context(), cfg)...)
+			r.add("platform", cfg.Platform.BaseURL, checkPlatform(c.Context(), cfg)...)
 		}
 		if *output == "json" {
-			err = printJSON(c.OutOrStdout(), findings)
+			err = printJSON(c.OutOrStdout(), r.findings)
 		} else {
-			err = printFindings(c.OutOrStdout(), findings)
+			err = r.print(c.OutOrStdout())
 		}
-		if err != nil {
-			return err
-		}
-		if slices.ContainsFunc(findings, func(f postgres.Finding) bool { return f.Severity == postgres.SeverityError }) {
+		if err == nil && r.count(postgres.SeverityError) > 0 {
 			return errQuiet
 		}
-		return nil
+		return err
 	}
 	return c
 }
 
+// wrongFile shows what is wrong with a file that can't be taken: as JSON where that is asked for, else as any command does.
+func wrongFile(w io.Writer, err error, output string) error {
+	var problems *strict.Errors
+	if output != "json" || !errors.As(err, &problems) {
+		return err
+	}
+	r := &checkReport{}
+	for _, p := range problems.Problems {
+		r.add("file", "", problemFinding(postgres.SeverityError, p))
+	}
+	return usageError{errors.Join(errQuiet, printJSON(w, r.findings))}
+}
+
+func checkFile(cfg *config.Config) []postgres.Finding {
+	text := count(len(cfg.Mappings.List()), "mapping")
+	if n := len(cfg.Tests.List()); n > 0 {
+		text += ", " + count(n, "test")
+	}
+	return []postgres.Finding{{Severity: postgres.SeverityOK, Subject: cfg.File, Text: text}}
+}
+
+// notChecked begins the text of a neighbour that could not be asked.
+const notChecked = "not to be reached, so not checked: "
+
 // checkTimeout bounds what check asks of one neighbour.
 const checkTimeout = 30 * time.Second
 
-// checkDatabase gives what the database has to say, and what the mappings have to say of its tables.
-func checkDatabase(ctx context.Context, cfg *config.Config) []postgres.Finding {
+// checkDatabase gives what the database has to say, and puts into r what mappings and tests have to say of its tables.
+func checkDatabase(ctx context.Context, cfg *config.Config, r *checkReport) []postgres.Finding {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	conn, err := postgres.Connect(ctx, cfg.Source.DSN.Reveal())
@@ -89,7 +111,23 @@ func checkDatabase(ctx context.Context, cfg *config.Config) []postgres.Finding {
 	if err != nil {
 		return append(report.Findings, failure("database", err))
 	}
-	return append(report.Findings, mappingFindings(cfg.Mappings, tables)...)
+	r.add("file", "", mappingFindings(cfg.Mappings, tables)...)
+	r.add("file", "", testFindings(cfg.Tests, tables)...)
+	return report.Findings
+}
+
+// testFindings says where the tables that tests declare are not those of the database.
+func testFindings(tests *mapping.Tests, tables []*connector.Table) []postgres.Finding {
+	var list []postgres.Finding
+	for _, t := range tables {
+		d, ok := tests.Compare(t)
+		if !ok || len(d.Differs) == 0 {
+			continue
+		}
+		list = append(list, postgres.Finding{Severity: postgres.SeverityWarning, Subject: fmt.Sprintf("%s:%d:%d", d.File, d.Line, d.Column),
+			Text: fmt.Sprintf("tables: %s is not as the database has it, so its tests may say what is not so: %s", t, strings.Join(d.Differs, "; ")), Cure: "tuzhan-cdc test --record-tables"})
+	}
+	return list
 }
 
 // savedState reads the state; one without a checkpoint where there is none yet.
@@ -121,6 +159,8 @@ func checkHistory(ctx context.Context, cfg *config.Config) []postgres.Finding {
 		return []postgres.Finding{failure("history", err)}
 	case last == nil:
 		return nil
+	case last.Settled == (connector.Position{}):
+		return []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "history", Text: "nothing was sent yet; state and slot belong together"}}
 	}
 	return []postgres.Finding{{Severity: postgres.SeverityOK, Subject: "history", Text: fmt.Sprintf("settled up to %s, which the server's history has", settledText(last.Settled))}}
 }
@@ -134,7 +174,7 @@ func failure(subject string, err error) postgres.Finding {
 	}
 	if postgres.Passing(err) {
 		f.Severity = postgres.SeverityWarning
-		f.Text = "not to be reached, so not checked: " + f.Text
+		f.Text = notChecked + f.Text
 	}
 	return f
 }
@@ -151,7 +191,7 @@ func checkState(ctx context.Context, cfg *config.Config) []postgres.Finding {
 			f.Text, f.Cure = fmt.Sprintf("%s: %v", e.Place, e.Err), e.Cure
 		}
 		if state.Unreachable(err) {
-			f.Severity, f.Text = postgres.SeverityWarning, "not to be reached, so not checked: "+f.Text
+			f.Severity, f.Text = postgres.SeverityWarning, notChecked+f.Text
 		}
 		return []postgres.Finding{f}
 	}
@@ -180,7 +220,7 @@ func checkPlatform(ctx context.Context, cfg *config.Config) []postgres.Finding {
 	if errors.As(err, &e) {
 		f.Text, f.Cure = e.Op+": "+e.Reason, e.Cure
 		if e.Passing() {
-			f.Severity, f.Text = postgres.SeverityWarning, "not to be reached, so not checked: "+f.Text
+			f.Severity, f.Text = postgres.SeverityWarning, notChecked+f.Text
 		}
 	}
 	return []postgres.Finding{f}
@@ -192,12 +232,16 @@ func mappingFindings(set *mapping.Set, tables []*connector.Table) []postgres.Fin
 	var list []postgres.Finding
 	add := func(severity postgres.Severity, problems []strict.Problem) {
 		for _, p := range problems {
-			list = append(list, postgres.Finding{Severity: severity, Subject: fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column), Text: p.Text, Cure: p.Hint})
+			list = append(list, problemFinding(severity, p))
 		}
 	}
 	add(postgres.SeverityError, found.Errors.All())
 	add(postgres.SeverityWarning, found.Warnings.All())
 	return list
+}
+
+func problemFinding(severity postgres.Severity, p strict.Problem) postgres.Finding {
+	return postgres.Finding{Severity: severity, Subject: fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column), Text: p.Text, Cure: p.Hint}
 }
 
 // checkTables is the look at the tables that run takes before it makes or streams anything: the same that check prints. What is wrong with a
@@ -243,20 +287,4 @@ func count(n int, what string) string {
 		what += "s"
 	}
 	return fmt.Sprintf("%d %s", n, what)
-}
-
-func printFindings(w io.Writer, findings []postgres.Finding) error {
-	counts := map[postgres.Severity]int{}
-	for _, f := range findings {
-		counts[f.Severity]++
-		text := strings.ReplaceAll(f.Text, "\n", "\n         ")
-		if _, err := fmt.Fprintf(w, "%-8s %s: %s\n", f.Severity, f.Subject, text); err != nil {
-			return err
-		}
-		if f.Cure != "" {
-			fmt.Fprintf(w, "         cure: %s\n", strings.ReplaceAll(f.Cure, "\n", "\n               "))
-		}
-	}
-	_, err := fmt.Fprintf(w, "%s, %s\n", count(counts[postgres.SeverityError], "error"), count(counts[postgres.SeverityWarning], "warning"))
-	return err
 }

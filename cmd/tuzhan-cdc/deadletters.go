@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -58,6 +59,7 @@ func deadLettersCommand() *cobra.Command {
   rejected   the platform refused this record alone
   failing    it failed alone, as in an outage, for delivery.giveUpAfter
   uncertain  a point that may or may not have been applied: look the customer's points up before anything else`,
+		Example: "  tuzhan-cdc deadletters list\n  tuzhan-cdc deadletters show 17\n  tuzhan-cdc deadletters retry --class rejected",
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := noArgs(c, args); err != nil {
 				return err
@@ -105,10 +107,46 @@ func lettersListCommand() *cobra.Command {
 			write = printLettersJSON
 		}
 		return readState(c, func(r *state.Reader) error {
-			return write(w, func(each func([]*connector.DeadLetter) error) error { return pages(c.Context(), r, f, each) })
+			if err := known(c, r, f.Mapping); err != nil {
+				return err
+			}
+			return write(w, func(each func([]*connector.DeadLetter) error) error {
+				return pages(c.Context(), r, f, func(letters []*connector.DeadLetter) error {
+					lettersFor(configFlag(c), letters)
+					return each(letters)
+				})
+			})
 		})
 	}
 	return c
+}
+
+// known refuses a mapping that is neither in the file nor in the state: a name that was mistyped has no dead letters either.
+func known(c *cobra.Command, r *state.Reader, mapping string) error {
+	if mapping == "" {
+		return nil
+	}
+	cfg, err := loadConfig(c)
+	if err != nil {
+		return err
+	}
+	names := cfg.Mappings.Names()
+	cp, err := r.Checkpoint(c.Context())
+	if err != nil {
+		return err
+	}
+	if cp != nil {
+		names = append(names, cp.Mappings...)
+	}
+	if slices.Contains(names, mapping) {
+		return nil
+	}
+	letters, err := r.Letters(c.Context(), state.Filter{Mapping: mapping, Limit: 1})
+	if err != nil || len(letters) > 0 {
+		return err
+	}
+	slices.Sort(names)
+	return usageError{noMapping(mapping, slices.Compact(names))}
 }
 
 // letterPage is how many dead letters are in memory at a time.
@@ -182,7 +220,8 @@ func timeOf(flag, text string) (time.Time, error) {
 func lettersShowCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "show ID", Short: "Shows one dead letter whole, with its payload or change",
-		Long: "Shows one dead letter whole. Payload and change are the customer's data: who may read the state may read them.",
+		Long:    "Shows one dead letter whole. Payload and change are the customer's data: who may read the state may read them.",
+		Example: "  tuzhan-cdc deadletters show 17\n  tuzhan-cdc deadletters show 17 --output json | jq .payload",
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usageError{fmt.Errorf("name one dead letter by its id\nsee `%s --help`", c.CommandPath())}
@@ -206,6 +245,7 @@ func lettersShowCommand() *cobra.Command {
 		}); err != nil {
 			return err
 		}
+		lettersFor(configFlag(c), []*connector.DeadLetter{letter})
 		one := lettersJSON([]*connector.DeadLetter{letter})[0]
 		if *output == "json" {
 			return printJSON(c.OutOrStdout(), one)

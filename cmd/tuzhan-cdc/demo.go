@@ -18,6 +18,7 @@ func demoCommand() *cobra.Command {
 kills the connector, takes the platform away for five seconds, and at the end compares what was applied with what was committed. It leaves nothing behind.
 
 The last line is one JSON object. Exits with 1 if anything was lost or a point doubled.`,
+		Example: "  tuzhan-cdc demo\n  tuzhan-cdc demo --seconds 60 --rate 5000",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if o.Seconds < 5 || o.Rate < 1 {
 				return usageError{fmt.Errorf("--seconds is at least 5, --rate at least 1")}

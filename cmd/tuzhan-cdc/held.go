@@ -33,7 +33,8 @@ The running connector does it within a second or two; where none runs, the next 
 		}
 		err := ask(c, state.Request{What: state.RequestSetAside, Mapping: *name}, func(connector.Track) bool { return true })
 		if err == nil {
-			_, err = fmt.Fprintf(c.OutOrStdout(), "asked for: what mapping %s waits with becomes dead letters (`tuzhan-cdc deadletters list --mapping %s`)\n", *name, *name)
+			_, err = fmt.Fprintf(c.OutOrStdout(), "asked for: what mapping %s waits with becomes dead letters (`%s --mapping %s`)\n", *name,
+				withConfig(configFlag(c), "tuzhan-cdc deadletters list"), *name)
 		}
 		return err
 	}
@@ -49,7 +50,7 @@ then the brake counts anew. With --mapping it only ends the hold of that mapping
 (kill -HUP), or give its changes up with deadletters set-aside.
 
 The running connector does it within a second or two; where none runs, the next one does.`,
-		Example: "  tuzhan-cdc resume --mapping order-points",
+		Example: "  tuzhan-cdc resume\n  tuzhan-cdc resume --mapping order-points",
 	}
 	name := c.Flags().String("mapping", "", "only this `mapping`; without it: all, and a pause of delivery")
 	c.RunE = func(c *cobra.Command, _ []string) error {

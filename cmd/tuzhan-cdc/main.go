@@ -50,18 +50,20 @@ type streams struct {
 func execute(ctx context.Context, args []string, std streams) int {
 	root := newRoot(std)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	command, err := root.ExecuteContextC(ctx)
 	var usage usageError
 	switch {
 	case err == nil:
 		return 0
+	case errors.Is(err, errQuiet) && errors.As(err, &usage):
+		return exitUsage
 	case errors.Is(err, errQuiet):
 		return exitFailed
-	case errors.As(err, &usage):
-		fmt.Fprintln(std.err, "tuzhan-cdc:", err)
+	}
+	fmt.Fprintln(std.err, "tuzhan-cdc:", withConfig(configFlag(command), err.Error()))
+	if errors.As(err, &usage) {
 		return exitUsage
 	}
-	fmt.Fprintln(std.err, "tuzhan-cdc:", err)
 	return exitFailed
 }
 
@@ -73,6 +75,10 @@ func newRoot(std streams) *cobra.Command {
 points, events and group relations, and sends them to the Tuzhan platform: in order per customer, through crashes and outages.
 
 Exit codes: 0 fine, 1 failed, 2 the configuration or the command line is wrong.`,
+		Example: `  tuzhan-cdc init --dsn-file dsn     # a starter file from the tables of a database
+  tuzhan-cdc preview                 # payloads of rows that are there now; sends nothing
+  tuzhan-cdc check                   # what is wrong or missing, with the cures
+  tuzhan-cdc run                     # the connector`,
 		SilenceErrors: true, SilenceUsage: true,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }, // without it cobra does not look at the arguments
@@ -83,9 +89,10 @@ Exit codes: 0 fine, 1 failed, 2 the configuration or the command line is wrong.`
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w\nsee `%s --help`", err, c.CommandPath())}
 	})
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.PersistentFlags().StringP("config", "c", "tuzhan-cdc.yaml", "the configuration `file`")
-	root.AddCommand(runCommand(), checkCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), backfillCommand(), slotCommand(), versionCommand(), demoCommand())
+	root.PersistentFlags().StringP("config", "c", defaultConfig, "the configuration `file`")
+	root.AddCommand(initCommand(), runCommand(), checkCommand(), previewCommand(), testCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), backfillCommand(), slotCommand(), schemaCommand(), versionCommand(),
+		demoCommand(), manCommand())
+	arrange(root)
 	return root
 }
 

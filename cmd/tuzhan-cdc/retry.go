@@ -177,7 +177,9 @@ func settleRetries(ctx context.Context, cfg *config.Config) error {
 
 func pickOpen(c *cobra.Command, s *selection) (letters []picked, missing []string, err error) {
 	err = readState(c, func(r *state.Reader) (err error) {
-		letters, missing, err = s.pick(c.Context(), r)
+		if letters, missing, err = s.pick(c.Context(), r); err == nil && len(letters) == 0 {
+			err = known(c, r, s.filter.Mapping)
+		}
 		return err
 	})
 	return letters, missing, err
@@ -273,8 +275,8 @@ overtaken is left out, since an old add after a newer delete would be wrong, unl
 				return err
 			}
 			if *detach {
-				fmt.Fprintf(c.OutOrStdout(), "asked for: %d dead letters are sent again by the running connector, or the next one "+
-					"(`tuzhan-cdc deadletters list` shows what is left)\n", len(ids))
+				fmt.Fprintf(c.OutOrStdout(), "asked for: %s to be sent again by the running connector, or the next one (`%s` shows what is left)\n",
+					count(len(ids), "dead letter"), withConfig(configFlag(c), "tuzhan-cdc deadletters list"))
 			} else if err := carryOut(c, cfg, ids); err != nil {
 				return err
 			}
@@ -325,8 +327,8 @@ func sendable(c *cobra.Command, s *selection, letters []picked, checked, anyway 
 		fmt.Fprintf(w, "left out: %d group relations (%s) that newer ones of the same customer have overtaken (--anyway sends them too)\n", len(overtaken), someOf(overtaken))
 	}
 	if len(orphans) > 0 {
-		fmt.Fprintf(w, "can't be sent: %d points (%s) whose payload is not known; find the customer by the commit time, and close them with `tuzhan-cdc deadletters drop`\n",
-			len(orphans), someOf(orphans))
+		fmt.Fprintf(w, "can't be sent: %s (%s) whose payload is not known; find the customer by the commit time, and close them with `%s`\n",
+			count(len(orphans), "point"), someOf(orphans), withConfig(configFlag(c), "tuzhan-cdc deadletters drop"))
 	}
 	if byID {
 		refused = len(overtaken) + len(orphans)
@@ -394,7 +396,7 @@ func sendHere(ctx context.Context, c *cobra.Command, cfg *config.Config, store *
 			return err
 		}
 	}
-	log := newLogger(cfg.Log, c.ErrOrStderr())
+	log := newLogger(cfg, c.ErrOrStderr())
 	client, err := newPlatform(cfg, log, store.Lease)
 	if err != nil {
 		return err

@@ -37,13 +37,13 @@ A second signal ends it at once; nothing is lost then either.
 SIGHUP reads the configuration again; one with errors is not taken, and the former one stays in force.
 
 Publications and slot are created where they are missing and the role may create them.`,
-		Example: "  tuzhan-cdc run -c /etc/tuzhan-cdc/tuzhan-cdc.yaml",
+		Example: "  tuzhan-cdc run\n  tuzhan-cdc run -c /etc/tuzhan-cdc/tuzhan-cdc.yaml --shutdown-timeout 60s\n  tuzhan-cdc run --accept-gap 3f9c1a2b        # the id that a refusal printed",
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(c)
 			if err != nil {
 				return err
 			}
-			return run(c.Context(), cfg, newLogger(cfg.Log, c.ErrOrStderr()), shutdown, accept)
+			return run(c.Context(), cfg, newLogger(cfg, c.ErrOrStderr()), shutdown, accept)
 		},
 	}
 	c.Flags().DurationVar(&shutdown, "shutdown-timeout", 25*time.Second, "how long requests in flight may take after SIGTERM")
@@ -54,23 +54,20 @@ Publications and slot are created where they are missing and the role may create
 
 // loadConfig reads the file that -c names; whatever is wrong with it is a usage error that lists everything.
 func loadConfig(c *cobra.Command) (*config.Config, error) {
-	path, err := c.Flags().GetString("config")
-	if err != nil {
-		return nil, err
-	}
-	cfg, err := config.Load(path, environment)
+	cfg, err := config.Load(configFlag(c), environment)
 	if err != nil {
 		return nil, usageError{err}
 	}
 	return cfg, nil
 }
 
-func newLogger(cfg config.Log, w io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: cfg.Level}
-	if cfg.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
+func newLogger(cfg *config.Config, w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: cfg.Log.Level}
+	handler := slog.Handler(slog.NewTextHandler(w, opts))
+	if cfg.Log.Format == "json" {
+		handler = slog.NewJSONHandler(w, opts)
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
+	return slog.New(configHandler{handler, cfg.File})
 }
 
 // connectorParts are the parts of a running connector, as far as they are there yet.

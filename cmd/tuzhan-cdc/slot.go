@@ -11,7 +11,7 @@ import (
 )
 
 func slotCommand() *cobra.Command {
-	c := &cobra.Command{Use: "slot", Short: "Looks after the replication slot",
+	c := &cobra.Command{Use: "slot", Short: "Looks after the replication slot", Example: "  tuzhan-cdc slot drop",
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := noArgs(c, args); err != nil {
 				return err
@@ -27,6 +27,7 @@ func slotDropCommand() *cobra.Command {
 		Use: "drop", Short: "Removes slot and publications, after asking", Args: noArgs,
 		Long: `Removes the replication slot, and the publications that tuzhan-cdc made; a DBA's own stay. What is committed until a new slot is made is never sent.
 The state file stays: move it away before the next run, which else refuses to go on without the slot that it belongs to.`,
+		Example: "  tuzhan-cdc slot drop\n  tuzhan-cdc slot drop --yes -c /etc/tuzhan-cdc/tuzhan-cdc.yaml",
 	}
 	yes := c.Flags().Bool("yes", false, "do not ask")
 	c.RunE = func(c *cobra.Command, _ []string) error {

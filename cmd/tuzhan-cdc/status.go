@@ -25,14 +25,16 @@ import (
 func statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "status", Short: "Shows where the connector stands", Args: noArgs,
-		Long: `Asks the running connector at server.listen. Where none answers there, shows what state file and slot say.`,
+		Long: `Asks the running connector at server.listen. Where none answers there, shows what state file and slot say. Of a file with errors it reads what it can: status tells of
+the state all the same.`,
+		Example: "  tuzhan-cdc status\n  tuzhan-cdc status --output json | jq .lag",
 	}
 	output := outputFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if err := checkOutput(*output); err != nil {
 			return err
 		}
-		cfg, err := loadConfig(c)
+		cfg, err := loadForStatus(c)
 		if err != nil {
 			return err
 		}
@@ -40,12 +42,25 @@ func statusCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		snapshotFor(cfg.File, s)
 		if *output == "json" {
 			return printJSON(c.OutOrStdout(), s)
 		}
 		return printStatus(c.OutOrStdout(), s)
 	}
 	return c
+}
+
+// loadForStatus reads the file; one with problems too, as far as server, state and source can be made out.
+func loadForStatus(c *cobra.Command) (*config.Config, error) {
+	cfg, err := config.LoadPart(configFlag(c), environment)
+	if cfg == nil {
+		return nil, usageError{err}
+	}
+	if err != nil {
+		fmt.Fprintf(c.ErrOrStderr(), "the file has errors, so this is what can be told without them (`%s`):\n%v\n\n", withConfig(cfg.File, "tuzhan-cdc check"), err)
+	}
+	return cfg, nil
 }
 
 func currentStatus(ctx context.Context, cfg *config.Config) (*status.Snapshot, error) {
@@ -71,8 +86,10 @@ func stoppedStatus(ctx context.Context, cfg *config.Config) (*status.Snapshot, e
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	parts.watcher.once = true
-	parts.watcher.look(ctx)
+	if cfg.Source.DSN.IsSet() { // a file with errors may have none
+		parts.watcher.once = true
+		parts.watcher.look(ctx)
+	}
 	v := &view{}
 	v.set(parts)
 	s := v.snapshot(ctx)
@@ -159,6 +176,7 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 			s.Held = append(s.Held, h.Mapping)
 		}
 	}
+	snapshotFor(p.cfg.File, &s)
 	return s
 }
 
@@ -315,14 +333,14 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 	} else {
 		line("checkpoint", "none yet")
 	}
-	line("pending", "%d changes, %d records, %s", s.Pending.Changes, s.Pending.Records, sizeText(int64(s.Pending.Bytes)))
+	line("pending", "%s, %s, %s", count(s.Pending.Changes, "change"), count(s.Pending.Records, "record"), sizeText(int64(s.Pending.Bytes)))
 	if h := s.Holdup; h != nil {
 		answer := "no answer"
 		if h.HTTPStatus != 0 {
 			answer = strings.TrimSpace(fmt.Sprintf("HTTP %d %s", h.HTTPStatus, h.Code))
 		}
-		line("held up by", "a record of mapping %s, position %s: fails since %s, %d requests, the last one: %s", h.Mapping, h.Position,
-			h.Since.Local().Format(time.DateTime), h.Attempts, answer)
+		line("held up by", "a record of mapping %s, position %s: fails since %s, %s, the last one: %s", h.Mapping, h.Position,
+			h.Since.Local().Format(time.DateTime), count(h.Attempts, "request"), answer)
 	}
 	if s.Paused {
 		line("PAUSED", "delivery is paused: see the alarm below")
@@ -354,7 +372,7 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 		line("mapping", "%s (%s, %s): %d delivered since the start", m.Name, m.Table, m.Kind, m.Delivered)
 	}
 	if s.Skipped.Transactions > 0 {
-		line("skipped", "%d transactions by their marker, %d changes, since the start", s.Skipped.Transactions, s.Skipped.Changes)
+		line("skipped", "%s by their marker, %s, since the start", count(int(s.Skipped.Transactions), "transaction"), count(int(s.Skipped.Changes), "change"))
 	}
 	if s.LastErr != nil {
 		line("last error", "%s: %s", s.LastErr.At.Local().Format(time.DateTime), s.LastErr.Text)

@@ -356,7 +356,12 @@ const mostRetried = 500
 
 // mapperFor makes a mapper for one goroutine.
 func mapperFor(cfg *config.Config, of connector.Lineage, zone *time.Location) connector.Mapper {
-	return cfg.Mappings.Mapper(mapping.Options{SystemID: of.SystemID, Database: of.Database, TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != ""})
+	return cfg.Mappings.Mapper(mapperOptions(cfg, of.SystemID, of.Database, zone))
+}
+
+// mapperOptions are the same for whoever maps: run, retry and preview.
+func mapperOptions(cfg *config.Config, systemID, database string, zone *time.Location) mapping.Options {
+	return mapping.Options{SystemID: systemID, Database: database, TimeZone: zone, PointDecrease: cfg.Platform.Paths.PointDecrease != ""}
 }
 
 // watch waits for a reason to run the pipeline anew, and calls stop then. It gives the configuration, where that was read again.

@@ -10,6 +10,7 @@ import (
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Prints the version", Args: noArgs,
+		Example: "  tuzhan-cdc version",
 		RunE: func(c *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(c.OutOrStdout(), "tuzhan-cdc %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err

@@ -139,6 +139,14 @@ func New(cfg Config) (*Client, error) {
 // Close closes the connections that are idle. No Send may follow.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
+// Target names where an endpoint's requests go: method, and URL without query. Empty where the endpoint has no address.
+func (c *Client) Target(e connector.Endpoint) string {
+	if t := c.endpoints[e]; t != nil {
+		return t.post
+	}
+	return ""
+}
+
 // Send makes one request of records and reads the answer, by the table in the package comment. Where the token was refused it gets a
 // fresh one and tries once more. It blocks at most for the time-out, and for the rate limit; when ctx ends it returns early, as a cut.
 func (c *Client) Send(ctx context.Context, req *connector.Request) connector.Answer {

@@ -17,6 +17,11 @@ const (
 	tokenPath         = "/api/open/app/getOrgAccessToken"
 )
 
+// DefaultPaths are the platform's own: what counts where Paths leaves one empty. Of points there is none, but for the open API's, which Config.OpenPoints picks.
+func DefaultPaths() Paths {
+	return Paths{Event: eventPath, GroupRelation: groupRelationPath, Token: tokenPath}
+}
+
 // target is an address of the platform.
 type target struct {
 	url *url.URL

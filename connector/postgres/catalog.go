@@ -175,7 +175,12 @@ WITH toast AS (
   SELECT r.oid, EXISTS (SELECT FROM (SELECT r.oid AS relid UNION SELECT t.relid FROM pg_partition_tree(r.oid) t) l JOIN pg_class c ON c.oid = l.relid
                          WHERE c.reltoastrelid <> 0 AND pg_relation_size(c.reltoastrelid) > 0) AS used
     FROM unnest($1::oid[]) r(oid))
-SELECT attrelid, attname::text, atttypid, format_type(atttypid, atttypmod), attgenerated::text, attlen = -1 AND attstorage <> 'p' AND toast.used
+SELECT attrelid, attname::text, atttypid, format_type(atttypid, atttypmod),
+       (WITH RECURSIVE below(oid, mod) AS (
+          SELECT atttypid, atttypmod UNION ALL
+          SELECT t.typbasetype, CASE WHEN mod = -1 THEN t.typtypmod ELSE mod END FROM below JOIN pg_type t ON t.oid = below.oid WHERE t.typtype = 'd')
+        SELECT format_type(below.oid, mod) FROM below JOIN pg_type t ON t.oid = below.oid WHERE t.typtype <> 'd'),
+       attgenerated::text, attlen = -1 AND attstorage <> 'p' AND toast.used
   FROM pg_attribute JOIN toast ON toast.oid = attrelid
  WHERE attrelid = ANY ($1::oid[]) AND attnum > 0 AND NOT attisdropped
  ORDER BY attrelid, attnum`, oids)
@@ -187,7 +192,7 @@ SELECT attrelid, attname::text, atttypid, format_type(atttypid, atttypmod), attg
 		oid uint32
 		c   column
 	)
-	_, err = pgx.ForEachRow(rows, []any{&oid, &c.Name, &c.TypeOID, &c.TypeName, &c.generated, &c.Toasted}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&oid, &c.Name, &c.TypeOID, &c.TypeName, &c.BaseName, &c.generated, &c.Toasted}, func() error {
 		columns[oid] = append(columns[oid], c)
 		return nil
 	})

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -186,7 +187,7 @@ func Explain(err error) error {
 	at, who := endpoint(err)
 	all := pgErrors(err, nil)
 	if len(all) == 0 {
-		return &explained{Refusal{plainText(err), networkCure(err)}, err}
+		return &explained{Refusal{at + networkText(err), networkCure(err)}, err}
 	}
 	pg := all[len(all)-1]
 	for _, e := range all {
@@ -229,8 +230,42 @@ func serverText(pg *pgconn.PgError) string {
 	return fmt.Sprintf("%s (SQLSTATE %s)", pg.Message, pg.Code)
 }
 
-// plainText is err's text: that of pgconn.ConnectError names user, database and addresses, and nothing else of the configuration.
-func plainText(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+// networkText is what the attempts of one connection came to, each reason once. Where the string names several hosts it is pgconn's own text, which names user,
+// database and addresses, and nothing else of the configuration.
+func networkText(err error) string {
+	var attempt *pgconn.ConnectError
+	if !errors.As(err, &attempt) {
+		return strings.Join(strings.Fields(err.Error()), " ")
+	}
+	for _, f := range attempt.Config.Fallbacks {
+		if f.Host != attempt.Config.Host || f.Port != attempt.Config.Port {
+			return strings.Join(strings.Fields(err.Error()), " ")
+		}
+	}
+	var reasons []string
+	for _, reason := range leaves(attempt.Unwrap(), nil) {
+		if !slices.Contains(reasons, reason.Error()) {
+			reasons = append(reasons, reason.Error())
+		}
+	}
+	return strings.Join(strings.Fields(strings.Join(reasons, "; ")), " ")
+}
+
+// leaves gives the errors at the ground of err's tree.
+func leaves(err error, found []error) []error {
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		if below := e.Unwrap(); below != nil {
+			return leaves(below, found)
+		}
+	case interface{ Unwrap() []error }:
+		for _, one := range e.Unwrap() {
+			found = leaves(one, found)
+		}
+		return found
+	}
+	return append(found, err)
+}
 
 func networkCure(err error) string {
 	var (

@@ -203,7 +203,7 @@ func (p *preflight) role(ctx context.Context) {
 	case errors.As(Explain(err), &cause):
 		p.add(SeverityError, subject, "no replication connection: "+cause.Text, cause.Cure)
 	default:
-		p.add(SeverityError, subject, "no replication connection: "+plainText(err), "")
+		p.add(SeverityError, subject, "no replication connection: "+networkText(err), "")
 	}
 }
 
@@ -245,7 +245,7 @@ func (p *preflight) publications(ctx context.Context) error {
 	p.findings = append(p.findings, plan.findings...)
 	for _, u := range plan.uses {
 		if !slices.ContainsFunc(p.findings, func(f Finding) bool { return f.Subject == "table "+u.Table.String() }) {
-			p.add(SeverityOK, "table "+u.Table.String(), "it can be streamed", "")
+			p.add(SeverityOK, "table "+u.Table.String(), "can be streamed", "")
 		}
 	}
 	failed := p.slot.foreign(p.server.Database) != nil ||

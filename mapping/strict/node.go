@@ -72,6 +72,16 @@ func (n Node) Fingerprint() string {
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 
+// CutShort says what to do where a comment may have swallowed the end of a text without quotes; "" where none did. An expression that reads the items
+// of a list has a # of its own.
+func (n Node) CutShort() string {
+	y := n.real()
+	if y == nil || y.Kind != yaml.ScalarNode || y.Style != 0 || y.LineComment == "" {
+		return ""
+	}
+	return "A # behind a blank begins a comment in YAML: put the value in quotes, '...'."
+}
+
 // Kind names what the node is, for messages: "a mapping", "a list", "text", "a number", "true or false", "a time", "nothing".
 func (n Node) Kind() string {
 	switch {

@@ -209,6 +209,8 @@ func TestScalars(t *testing.T) {
 		{"text", "订单 ${X}", nil, "f:1:7: v: the environment variable X is not set\n    Set it, or give a default: ${X:-default}."},
 		{"text", "a ${1}", nil, "f:1:6: v: ${ begins neither a variable, ${NAME} or ${NAME:-default}, nor an expression, ${{ }}"},
 		{"text", "a ${{ b }", nil, "f:1:6: v: the expression that ${{ begins has no }}"},
+		{"text", "${{ any(x, # > 1) }}", nil, "f:1:4: v: the expression that ${{ begins has no }}\n    A # behind a blank begins a comment in YAML: put the value in quotes, '...'."},
+		{"text", "'${{ any(x, # > 1) }}'", "${{ any(x, # > 1) }}", ""},
 		{"text", "{a: 1}", nil, "f:1:4: v: want text, got a mapping"},
 		{"text", "~", nil, "f:1:4: v: want text, got nothing"},
 	} {

@@ -57,7 +57,7 @@ func (n Node) Template() ([]Part, bool) {
 		if strings.HasPrefix(rest, exprOpen) {
 			end := expressionEnd(rest)
 			if end < 0 {
-				n.Sub(at).problem("", "%sthe expression that ${{ begins has no }}", n.prefix())
+				n.Sub(at).problem(n.CutShort(), "%sthe expression that ${{ begins has no }}", n.prefix())
 				return nil, false
 			}
 			parts = append(parts, Part{Text: rest[len(exprOpen) : end-2], Expr: true, Offset: at + len(exprOpen), End: at + end})

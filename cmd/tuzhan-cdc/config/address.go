@@ -82,8 +82,8 @@ func (l *loader) baseURL(n strict.Node) string {
 }
 
 // address reads a path below baseURL, or a whole URL.
-func (l *loader) address(target *Address) func(strict.Node) {
-	return func(n strict.Node) {
+func (l *loader) address(target *Address) value {
+	return value{Shape: strict.Shape{Type: strict.TextType, What: "path or URL"}, read: func(n strict.Node) {
 		s, ok := n.Text()
 		if !ok {
 			return
@@ -101,5 +101,5 @@ func (l *loader) address(target *Address) func(strict.Node) {
 			return
 		}
 		*target = Address(s)
-	}
+	}}
 }

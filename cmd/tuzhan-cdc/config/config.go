@@ -25,6 +25,8 @@ type Config struct {
 	Log      Log
 	// Mappings are those of the file, then those of mappingFiles, in that order.
 	Mappings *mapping.Set
+	// Tests are those of the same files.
+	Tests *mapping.Tests
 }
 
 // Source is the CRM's database and what is made in it.
@@ -218,7 +220,7 @@ func defaults() Config {
 		Server: Server{Listen: "127.0.0.1:9642"},
 		Log:    Log{Level: slog.LevelInfo, Format: "text"},
 
-		Mappings: &mapping.Set{},
+		Mappings: &mapping.Set{}, Tests: &mapping.Tests{},
 	}
 }
 

@@ -7,20 +7,25 @@ import (
 	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
 )
 
+func (l *loader) encryptionKeys() []entry {
+	e := &l.cfg.Platform.Encryption
+	return []entry{
+		key("algorithm", enum(&e.Algorithm, platform.Algorithms...), "as it is configured in the self-built app").required(),
+		key("key", l.secret(&e.Key, ""), "AES: 16, 24 or 32 bytes; SM4: 16").or("required"),
+		key("keyFile", l.secretFile(&e.Key), "a file that holds it, instead; read again for each request"),
+		key("keyEncoding", enum(&e.KeyEncoding, platform.KeyEncodings...), "how the key is written"),
+		key("iv", l.secret(&e.IV, ""), "16 bytes for `cbc`, 12 (or 16) for `gcm`, the same for all requests. Without it a random one stands in front of each ciphertext").or("random"),
+		key("ivFile", l.secretFile(&e.IV), "a file that holds it, instead; read again for each request"),
+		key("ivEncoding", enum(&e.IVEncoding, platform.KeyEncodings...), "how the IV is written").or("the key's"),
+		key("encoding", enum(&e.Encoding, platform.Encodings...), "of the ciphertext"),
+	}
+}
+
 // encryption reads platform.encryption. What it says of key and IV shows neither.
 func (l *loader) encryption(n strict.Node) {
 	e := &l.cfg.Platform.Encryption
 	before := l.ps.Len()
-	fields := block(n,
-		entry{"algorithm", func(n strict.Node) { set(&e.Algorithm)(n.Enum(platform.Algorithms...)) }},
-		entry{"key", l.secret(&e.Key)},
-		entry{"keyFile", l.secretFile(&e.Key)},
-		entry{"keyEncoding", func(n strict.Node) { set(&e.KeyEncoding)(n.Enum(platform.KeyEncodings...)) }},
-		entry{"iv", l.secret(&e.IV)},
-		entry{"ivFile", l.secretFile(&e.IV)},
-		entry{"ivEncoding", func(n strict.Node) { set(&e.IVEncoding)(n.Enum(platform.KeyEncodings...)) }},
-		entry{"encoding", func(n strict.Node) { set(&e.Encoding)(n.Enum(platform.Encodings...)) }},
-	)
+	fields := block(n, l.encryptionKeys())
 	if !n.IsMap() && !n.IsNull() {
 		return // block has said it
 	}

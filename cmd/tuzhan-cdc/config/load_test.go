@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
 	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
 )
 
@@ -143,7 +144,7 @@ func TestFullFile(t *testing.T) {
 		State:    State{Path: "/var/lib/tuzhan-cdc/state.db", KeyFile: "testdata/full/secrets/letters-key", KeepDeadLetters: 30 * 24 * time.Hour},
 		Server:   Server{Listen: "0.0.0.0:9000"},
 		Log:      Log{Level: -4, Format: "json"},
-		Mappings: got.Mappings,
+		Mappings: got.Mappings, Tests: got.Tests,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", got, want)
@@ -156,6 +157,30 @@ func TestFullFile(t *testing.T) {
 	}
 	if names := got.Mappings.Names(); !reflect.DeepEqual(names, []string{"inline", "from-another-file", "from-a-file"}) {
 		t.Error(names)
+	}
+}
+
+// TestLoadMappings: what tests need is read without a secret; the tests of all files run and pass.
+func TestLoadMappings(t *testing.T) {
+	cfg, err := LoadMappings("testdata/full/pair.yaml", func(string) (string, bool) { return "", false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Source.TimeZone.String() != "Asia/Shanghai" || cfg.Platform.Paths.PointDecrease == "" || cfg.Source.DSN.IsSet() {
+		t.Errorf("%+v", cfg)
+	}
+	var titles []string
+	for _, x := range cfg.Tests.List() {
+		titles = append(titles, x.Title())
+		if r := cfg.Tests.Run(x, mapping.Options{}); !r.Passed {
+			t.Errorf("%s: %v", x.Title(), r.Got.Lines())
+		}
+	}
+	if !reflect.DeepEqual(titles, []string{"a phone", "points of an order"}) {
+		t.Error(titles)
+	}
+	if open, err := LoadMappings("testdata/full/token.yaml", nil); err != nil || !open.Mappings.OpenPoints {
+		t.Error("pointAPI: open was not read", err)
 	}
 }
 

@@ -15,8 +15,10 @@ type pointMapping struct {
 	line int
 }
 
-// mappings decodes the mappings of the file and of its mapping files, and gives those that make points.
-func (l *loader) mappings(inline, files strict.Node) []pointMapping {
+// mappings decodes the mappings of the file, whose values fields holds, and of its mapping files, and gives those that make points. Their tests are read too.
+func (l *loader) mappings(fields map[string]strict.Node) []pointMapping {
+	inline, files := fields["mappings"], fields["mappingFiles"]
+	l.cfg.Tests.Read(inline, fields["tables"], fields["tests"])
 	before := l.ps.Len()
 	lists := []strict.Node{inline}
 	patterns := files.Items()
@@ -76,12 +78,13 @@ func (l *loader) mappingFiles(pattern strict.Node) []strict.Node {
 		}
 		top := strict.Parse(path, data, l.env, l.ps)
 		before, found := l.ps.Len(), len(lists)
-		block(top,
-			entry{"mappings", func(n strict.Node) { lists = append(lists, n) }},
-			notYet("tests", "take it out"),
-		)
-		if !top.IsZero() && len(lists) == found && l.ps.Len() == before {
-			l.ps.Add(top, "there is no mapping in this file: want mappings, with a list of them")
+		fields := block(top, l.mappingFileKeys())
+		if n := fields["mappings"]; !n.IsZero() {
+			lists = append(lists, n)
+		}
+		l.cfg.Tests.Read(fields["mappings"], fields["tables"], fields["tests"])
+		if !top.IsZero() && len(lists) == found && fields["tables"].IsZero() && fields["tests"].IsZero() && l.ps.Len() == before {
+			l.ps.Add(top, "there is nothing in this file: want mappings, with a list of them, or tests")
 		}
 	}
 	return lists

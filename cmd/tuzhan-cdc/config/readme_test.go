@@ -6,11 +6,14 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
 )
 
-// TestReadmeYAML loads every YAML block of the README: whole files as they are, lists of mappings behind the least that a file needs.
-func TestReadmeYAML(t *testing.T) {
-	text, err := os.ReadFile("../../../README.md")
+// readmeYAML gives every YAML block of the README as a file: whole files as they are, other blocks with the least that a file needs beside them.
+func readmeYAML(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile(readme)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -18,7 +21,7 @@ func TestReadmeYAML(t *testing.T) {
 	if len(blocks) < 2 {
 		t.Fatalf("%d YAML blocks", len(blocks))
 	}
-	env := func(string) (string, bool) { return "a-value", true }
+	var files []string
 	for _, b := range blocks {
 		whole := b[1]
 		if !strings.Contains(whole, "source:") {
@@ -27,12 +30,28 @@ func TestReadmeYAML(t *testing.T) {
 		if !strings.Contains(whole, "mappings:") { // some other block
 			whole += "\nmappings: [{name: m, table: crm.t, on: [insert], event: {eventKey: k, identities: [{identityType: id, identityValue: \"${{ id }}\"}]}}]\n"
 		}
+		files = append(files, whole)
+	}
+	return files
+}
+
+// TestReadmeYAML loads every YAML block of the README, and runs the tests that it has.
+func TestReadmeYAML(t *testing.T) {
+	env := func(string) (string, bool) { return "a-value", true }
+	for _, text := range readmeYAML(t) {
 		file := filepath.Join(t.TempDir(), "readme.yaml")
-		if err := os.WriteFile(file, []byte(whole), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Load(file, env); err != nil {
-			t.Errorf("%v\nin\n%s", err, whole)
+		cfg, err := Load(file, env)
+		if err != nil {
+			t.Errorf("%v\nin\n%s", err, text)
+			continue
+		}
+		for _, x := range cfg.Tests.List() {
+			if r := cfg.Tests.Run(x, mapping.Options{TimeZone: cfg.Source.TimeZone}); !r.Passed {
+				t.Errorf("%s: got %v, problems %v", x.Title(), r.Got.Lines(), r.Problems)
+			}
 		}
 	}
 }

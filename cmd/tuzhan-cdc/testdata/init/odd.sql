@@ -1,0 +1,22 @@
+-- What tables may be like: names with dots, quotes, line breaks and keywords, no primary key, no replica identity, inheritance, generated columns, extensions, one name in two schemas.
+CREATE SCHEMA "a.b";
+CREATE SCHEMA other;
+CREATE TABLE "a.b"."say ""hi""; # 'x'" ("ph.one" text, "new" text, "group name" text, "my ""openid" text);
+CREATE TABLE "select" ("联系 电话" text NOT NULL, "type" text, "tags" varchar(20)[]);
+COMMENT ON TABLE "a.b"."say ""hi""; # 'x'" IS E'first line\n- name: evil\n  table: x';
+COMMENT ON COLUMN "a.b"."say ""hi""; # 'x'"."ph.one" IS E'手机\n  - name: evil';
+CREATE TABLE "Orders" ("Id" int PRIMARY KEY, "Phone" text NOT NULL, "Status" text, "Amount" money, "Total" double precision, "date" timestamptz);
+CREATE TABLE other."Orders" ("Id" int, "Phone" text NOT NULL, "Paid" boolean, "Amount" real);
+ALTER TABLE other."Orders" REPLICA IDENTITY NOTHING;
+CREATE TABLE visits (id bigserial PRIMARY KEY, phone text);
+CREATE TABLE visits_vip (vip_level text) INHERITS (visits);
+CREATE TABLE doubled (id int PRIMARY KEY, raw text, phone text GENERATED ALWAYS AS (raw || '') STORED);
+CREATE TABLE codes_of_phones (phone_code text, phone_verified boolean, mobile_model text);
+CREATE TABLE nothing_at_all ();
+CREATE MATERIALIZED VIEW phones AS SELECT phone FROM visits;
+CREATE EXTENSION hstore;
+INSERT INTO "a.b"."say ""hi""; # 'x'" VALUES ('13600000001', 'n', 'g', 'o');
+INSERT INTO "Orders" VALUES (1, '13600000001', 'it''s paid: "x" # y', 1, 2.5, now());
+INSERT INTO visits (phone) VALUES ('13600000001'); INSERT INTO visits_vip (phone, vip_level) VALUES ('13600000002', 'A');
+CREATE TABLE of_an_extension (phone text);
+ALTER EXTENSION hstore ADD TABLE of_an_extension;

@@ -87,7 +87,7 @@ func (fs *fills) answer(ctx context.Context, f *fill, asked string) (stopped boo
 		}
 		return true, fs.stop(ctx, f, BackfillCancelled, "", asked)
 	case AskResume:
-		fs.p.alarms.Clear(backfillAlarm(f))
+		fs.p.alarms.Clear("backfill/"+f.number())
 		fs.mu.Lock()
 		f.Status, f.Reason = BackfillQueued, ""
 		if m, ok := fs.Mappings[f.Mapping]; ok {
@@ -105,7 +105,8 @@ func (fs *fills) drained(f *fill) bool {
 	return f.open == 0
 }
 
-func backfillAlarm(f *fill) string { return fmt.Sprintf("backfill/%d", f.ID) }
+// number is the id in the key of its alarm.
+func (f *fill) number() string { return strconv.FormatInt(f.ID, 10) }
 
 // unfit says why a backfill can't run with the file as it is now.
 func (fs *fills) unfit(f *fill) string {
@@ -135,9 +136,9 @@ func (fs *fills) stop(ctx context.Context, f *fill, status BackfillStatus, why, 
 	switch {
 	case why != "":
 		cure := fmt.Sprintf("mend it, then tuzhan-cdc backfill resume %d; or tuzhan-cdc backfill cancel %d", f.ID, f.ID)
-		fs.p.alarms.Raise(backfillAlarm(f), fmt.Sprintf("backfill %d of mapping %s is %s: %s", f.ID, f.Mapping, status, why), cure)
+		fs.p.alarms.Raise("backfill/"+f.number(), fmt.Sprintf("backfill %d of mapping %s is %s: %s", f.ID, f.Mapping, status, why), cure)
 	case status.Ended():
-		fs.p.alarms.Clear(backfillAlarm(f))
+		fs.p.alarms.Clear("backfill/"+f.number())
 	}
 	if !status.Ended() {
 		if why == "" {
@@ -359,7 +360,7 @@ func (g *reading) begin(ctx context.Context) error {
 	if g.pace = float64(f.RowsPerSecond); g.pace == 0 {
 		g.pace = float64(m.MaxPerMinute) / 60
 	}
-	fs.p.alarms.Clear(backfillAlarm(f))
+	fs.p.alarms.Clear("backfill/"+f.number())
 	if fresh {
 		fs.p.log.Info("backfill begins", "backfill", f.ID, "mapping", f.Mapping, "table", f.Table(), "rows", estimate, "key", keyText(key))
 	} else {
@@ -373,7 +374,7 @@ func (g *reading) begin(ctx context.Context) error {
 		return &passing{err}
 	}
 	g.known = f.points || len(some) > 0
-	xid, err := g.r.Mark(ctx, fenceMark+strconv.FormatInt(f.ID, 10), true)
+	xid, err := g.r.Mark(ctx, fenceMark+f.number(), true)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -337,7 +336,7 @@ func (p *Pipeline) Watermark(text string, at Position) {
 	defer fs.mu.Unlock()
 	if id, ok := strings.CutPrefix(text, fenceMark); ok {
 		for _, f := range fs.list {
-			if strconv.FormatInt(f.ID, 10) == id && at.Compare(f.Moved) > 0 {
+			if f.number() == id && at.Compare(f.Moved) > 0 {
 				f.Moved, f.dirty = at, true // a key that changed before is no matter of its, should that change come again
 			}
 		}

@@ -59,9 +59,13 @@ type fills struct {
 	list    []*fill
 	windows map[string]*window
 
-	// The reader's goroutine only: the window whose rows are being handed over, and the records of those that are not submitted yet.
+	// The reader's goroutine only: the window whose rows are being handed over, and what came of those that are not submitted yet.
 	handing *window
 	records []*Record
+	letters []queuedLetter
+	idle    []*fillRow // rows of which nothing came
+	opened  int        // rows of which something did
+	change  Change
 }
 
 // fill is a backfill. fills.mu guards it.

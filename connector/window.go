@@ -258,12 +258,12 @@ func (fs *fills) handNext() bool {
 			}
 		}
 		if reason := fs.hand(w, row); reason != "" {
-			fs.submit()
+			fs.submit(w)
 			fs.refused(w, reason)
 			return false
 		}
 	}
-	if fs.submit(); w.next < len(w.chunk.Rows) {
+	if fs.submit(w); w.next < len(w.chunk.Rows) {
 		return true
 	}
 	fs.handing = nil
@@ -305,11 +305,11 @@ func (fs *fills) refused(w *window, reason string) {
 // hand maps a row and keeps what comes of it for submit; the reason is why the mapping can't read it.
 func (fs *fills) hand(w *window, row *ChunkRow) (reason string) {
 	p, f := fs.p, w.fill
-	c := &Change{Position: Position{Commit: w.at.Commit, Index: uint32(w.next - 1)}, Op: Snapshot, Table: w.chunk.Table, New: row.Tuple, Backfill: f.ID, Row: row.Key}
+	fs.change = Change{Position: Position{Commit: w.at.Commit, Index: uint32(w.next - 1)}, Op: Snapshot, Table: w.chunk.Table, New: row.Tuple, Backfill: f.ID, Row: row.Key}
 	p.out.Reset()
 	known := w.known[row.Key]
 	if known != Applied && known != Lettered {
-		p.mapper.Map(c, Part{Only: f.Mapping}, &p.out)
+		p.mapper.Map(&fs.change, Part{Only: f.Mapping}, &p.out)
 	}
 	if len(p.out.Misfits) > 0 {
 		return p.out.Misfits[0].Reason
@@ -317,34 +317,42 @@ func (fs *fills) hand(w *window, row *ChunkRow) (reason string) {
 	if known == Intended {
 		p.uncertain()
 	}
-	waiting := len(p.out.Records) + len(p.out.Letters)
-	fs.mu.Lock()
-	w.track.rows = append(w.track.rows, fillRow{chunk: w.track, key: row.Key, waiting: waiting})
+	// Nobody looks at the rows of a chunk before it is handed over, nor at one of them before its records are submitted.
+	w.track.rows = append(w.track.rows, fillRow{chunk: w.track, key: row.Key, waiting: len(p.out.Records) + len(p.out.Letters)})
 	r := &w.track.rows[len(w.track.rows)-1]
-	if waiting == 0 {
-		r.done()
+	if r.waiting == 0 {
+		fs.idle = append(fs.idle, r)
 	} else {
-		f.open++
+		fs.opened++
 	}
-	fs.mu.Unlock()
-	if len(p.out.Letters) > 0 {
-		p.mappingLetters.Add(uint64(len(p.out.Letters)))
-		p.store.Watch(p.out.Letters)
-		p.letters.put(p.out.Letters, r)
+	for _, l := range p.out.Letters {
+		fs.letters = append(fs.letters, queuedLetter{l, r})
 	}
-	if len(p.out.Records) > 0 {
-		p.records.Add(uint64(len(p.out.Records)))
-		for _, rec := range p.out.Records {
-			rec.change = r
-		}
-		fs.records = append(fs.records, p.out.Records...)
+	for _, rec := range p.out.Records {
+		rec.change = r
 	}
+	fs.records = append(fs.records, p.out.Records...)
 	return ""
 }
 
-// submit submits what hand has made.
-func (fs *fills) submit() {
+// submit submits what hand has made of a window's rows.
+func (fs *fills) submit(w *window) {
+	fs.mu.Lock()
+	w.fill.open += fs.opened
+	for _, r := range fs.idle {
+		r.done()
+	}
+	fs.mu.Unlock()
+	fs.opened, fs.idle = 0, fs.idle[:0]
+	for _, q := range fs.letters {
+		letters := []*DeadLetter{q.letter}
+		fs.p.mappingLetters.Add(1)
+		fs.p.store.Watch(letters)
+		fs.p.letters.put(letters, q.change)
+	}
+	fs.letters = fs.letters[:0]
 	if len(fs.records) > 0 {
+		fs.p.records.Add(uint64(len(fs.records)))
 		fs.p.deliverer.Submit(fs.records)
 		clear(fs.records)
 		fs.records = fs.records[:0]

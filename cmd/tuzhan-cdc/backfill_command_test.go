@@ -149,7 +149,9 @@ func TestBackfillInitial(t *testing.T) {
 	r.db.Exec(t, manyGroups, "INSERT INTO crm.orders (order_no, phone, amount, status, paid_at) SELECT 'o' || n, '138' || n, n, 'paid', CASE WHEN n < 59 THEN now() END FROM generate_series(10, 59) n")
 	r.start()
 	done := func() int {
-		list, err := r.openState().AllBackfills(t.Context())
+		reader := r.openState()
+		defer reader.Close()
+		list, err := reader.AllBackfills(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

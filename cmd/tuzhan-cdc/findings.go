@@ -95,7 +95,7 @@ func (r *checkReport) print(w io.Writer) error {
 		}
 	}
 	p.line("")
-	p.line("%s", r.summary(p.painter))
+	p.line("%s", withConfig(r.file, r.summary(p.painter)))
 	return p.err
 }
 

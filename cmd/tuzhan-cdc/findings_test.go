@@ -108,7 +108,7 @@ func TestCuresWorkWhenPasted(t *testing.T) {
 	for {
 		out, errs, code := r.run("check")
 		if code == 0 {
-			if !strings.Contains(out, "\nReady: 0 errors") {
+			if !strings.Contains(out, "\nReady: 0 errors") || !strings.HasSuffix(out, "Start it: tuzhan-cdc run -c "+r.file+"\n") {
 				t.Errorf("%s%s", out, errs)
 			}
 			break

@@ -39,7 +39,7 @@ func TestEveryCommandHasItsPlace(t *testing.T) {
 	}
 	out, _, code := runIn(t, t.TempDir(), nil, "--help")
 	at := -1
-	for _, want := range []string{"Prepare and try:", "  test  ", "Run and look after:", "  run  ", "Other:", "  completion  "} {
+	for _, want := range []string{"Prepare and try:", "  init  ", "  check  ", "  preview  ", "  test  ", "  schema  ", "Run and look after:", "  run  ", "Other:", "  completion  "} {
 		i := strings.Index(out, want)
 		if i < at || code != 0 {
 			t.Errorf("exit %d, %q is missing or out of place in\n%s", code, want, out)

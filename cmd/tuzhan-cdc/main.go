@@ -33,7 +33,8 @@ func (e usageError) Unwrap() error { return e.error }
 var errQuiet = errors.New("failed")
 
 func main() {
-	log.SetOutput(io.Discard) // net/http writes what a server sent out of turn to the global logger
+	cobra.EnableCommandSorting = false // --help has them in the order in which they are come to
+	log.SetOutput(io.Discard)          // net/http writes what a server sent out of turn to the global logger
 	// A second signal takes the default way: it ends the process at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)

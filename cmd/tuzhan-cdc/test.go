@@ -140,7 +140,7 @@ func (t *testReport) print(results []mapping.Result, record bool) error {
 		failed++
 		fmt.Fprintf(t.w, "%s  %s %s\n", t.red("FAIL"), t.bold(title), t.faint(fmt.Sprintf("(%s:%d)", r.Test.File, r.Test.Line)))
 		for _, p := range r.Problems {
-			fmt.Fprintf(t.w, "      %s\n", strings.ReplaceAll(p.String(), "\n", "\n      "))
+			fmt.Fprintf(t.w, "      %s\n", strings.ReplaceAll(withConfig(t.file, p.String()), "\n", "\n      "))
 		}
 		if len(r.Problems) > 0 {
 			continue
@@ -165,7 +165,7 @@ func (t *testReport) summary(n, failed int, record bool) string {
 	}
 	text := fmt.Sprintf("%s, %s", t.green(fmt.Sprintf("%d passed", n-failed)), t.red(fmt.Sprintf("%d failed", failed)))
 	if !record {
-		text += "; where what came is right: tuzhan-cdc test --record -c " + pasteable(t.file)
+		text += withConfig(t.file, "; where what came is right: tuzhan-cdc test --record")
 	}
 	return text
 }
@@ -249,14 +249,4 @@ func (t *testReport) json(results []mapping.Result) []testJSON {
 			Want: r.Want, Got: r.Got, Problems: append([]strict.Problem{}, r.Problems...)})
 	}
 	return list
-}
-
-// pasteable quotes a word for a shell where it needs it.
-func pasteable(s string) string {
-	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:@%+=,", r)
-	}) {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

@@ -157,7 +157,7 @@ type RowSource interface {
 	Open(ctx context.Context, b *Backfill) (RowReader, error)
 }
 
-// RowReader reads one table, chunk by chunk. One goroutine uses it.
+// RowReader reads one table, chunk by chunk. One goroutine uses it; but Mark may be called by another one while Read or ReadRows runs.
 //
 // After an error it is closed and made anew. Errors that waiting cures say so with Passing() bool.
 type RowReader interface {
@@ -165,14 +165,13 @@ type RowReader interface {
 	Key() []string
 	// Estimate is how many rows the table has, as the server thinks.
 	Estimate(ctx context.Context) (int64, error)
-	// Mark writes a watermark into the WAL: it comes back through Sink.Watermark, after all that was committed before; soon, where now says so, else with
-	// what is written later. xid is its transaction.
-	Mark(ctx context.Context, text string, now bool) (xid uint64, err error)
-	// Read reads at most most rows behind after (empty: from the beginning; from: after is the first one), in the key's order, and no more bytes than are
-	// good. What it reads is of one moment, after the last Mark.
-	Read(ctx context.Context, after string, from bool, most int) (*Chunk, error)
-	// ReadRows reads rows by their keys; those that are not there are left out.
-	ReadRows(ctx context.Context, rows []string) (*Chunk, error)
+	// Mark writes a watermark into the WAL: it comes back through Sink.Watermark, soon, after all that was committed before. xid is its transaction.
+	Mark(ctx context.Context, text string) (xid uint64, err error)
+	// Read writes the watermark low (empty: none), and then reads at most most rows behind after (empty: from the beginning; from: after is the first one), in
+	// the key's order, and no more bytes than are good. What it reads is of one moment.
+	Read(ctx context.Context, low, after string, from bool, most int) (*Chunk, error)
+	// ReadRows is Read of rows by their keys; those that are not there are left out.
+	ReadRows(ctx context.Context, low string, rows []string) (*Chunk, error)
 	// Writers tells in words of transactions before xid whose commits may be in the WAL already, and that no other session sees yet; empty: there are none.
 	Writers(ctx context.Context, xid uint64) (text string, err error)
 	// Rest is called while nothing is read for some time. Connections that have been there for long are given up: a server that shuts down would wait for them.
@@ -192,7 +191,7 @@ type Chunk struct {
 	End     bool
 	// Free, where it is not nil, gives the memory of the rows' values back, which the next chunk then takes. Their keys stay.
 	Free func()
-	// Snapshot says which transactions the chunk shows; nil: it shows all that were committed before the last Mark.
+	// Snapshot says which transactions the chunk shows; nil: it shows all that were committed before low was.
 	Snapshot *Visible
 }
 

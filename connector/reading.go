@@ -23,7 +23,8 @@ type reading struct {
 	count   int64 // rows that were read by key order
 	size    int   // of the next chunk
 	flying  []*window
-	tries   int // chunks of a table without a key that changed while they were read
+	marking chan error // a second watermark is being written; nil: none is
+	tries   int        // chunks of a table without a key that changed while they were read
 	paced   time.Time
 	pace    float64 // rows a second; 0: no limit
 }
@@ -36,6 +37,7 @@ func (fs *fills) read(ctx context.Context, f *fill) error {
 	}
 	defer r.Close()
 	g := &reading{fs: fs, f: f, r: r, size: firstChunk}
+	defer func() { _ = g.marked() }() // nobody uses r when it is closed
 	if err := g.begin(ctx); err != nil {
 		return err
 	}
@@ -117,7 +119,7 @@ func (g *reading) begin(ctx context.Context) error {
 		return &passing{err}
 	}
 	g.known = f.points || len(some) > 0
-	xid, err := g.r.Mark(ctx, fenceMark+f.number(), true)
+	xid, err := g.r.Mark(ctx, fenceMark+f.number())
 	if err != nil {
 		return err
 	}
@@ -152,6 +154,9 @@ func keyText(key []string) string {
 // rest waits, and hears what commands ask.
 func (g *reading) rest(ctx context.Context, d time.Duration) error {
 	pause(ctx, d, g.f.wake)
+	if err := g.marked(); err != nil {
+		return err
+	}
 	g.r.Rest()
 	return g.heed(ctx)
 }
@@ -219,6 +224,11 @@ func (g *reading) step(ctx context.Context) (more bool, err error) {
 // land takes the end of the oldest window.
 func (g *reading) land(ctx context.Context) error {
 	w := g.flying[0]
+	if len(g.flying) == 1 || g.f.Key == nil { // else the one that is being written is another's
+		if err := g.marked(); err != nil {
+			return err
+		}
+	}
 	for {
 		select {
 		case end := <-w.done:
@@ -227,6 +237,9 @@ func (g *reading) land(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(asksEvery):
+			if err := g.marked(); err != nil {
+				return err
+			}
 			g.r.Rest()
 			if err := g.heed(ctx); err != nil {
 				return err
@@ -283,7 +296,7 @@ func (g *reading) scan(ctx context.Context) error {
 			return g.rest(ctx, d)
 		}
 	}
-	w, c, err := g.window(ctx, func() (*Chunk, error) { return g.r.Read(ctx, g.last, g.from, n) }, nil)
+	w, c, err := g.window(ctx, func(low string) (*Chunk, error) { return g.r.Read(ctx, low, g.last, g.from, n) }, nil)
 	if err != nil {
 		return err
 	}
@@ -346,7 +359,7 @@ func (g *reading) again(ctx context.Context) error {
 			}
 		}
 	}
-	w, c, err := g.window(ctx, func() (*Chunk, error) { return g.r.ReadRows(ctx, keys) }, keys)
+	w, c, err := g.window(ctx, func(low string) (*Chunk, error) { return g.r.ReadRows(ctx, low, keys) }, keys)
 	if err != nil {
 		putBack()
 		return err
@@ -376,7 +389,7 @@ func (g *reading) move(ctx context.Context) error {
 }
 
 // window reads a chunk between two watermarks, of which the second is written by fly.
-func (g *reading) window(ctx context.Context, read func() (*Chunk, error), rows []string) (*window, *Chunk, error) {
+func (g *reading) window(ctx context.Context, read func(low string) (*Chunk, error), rows []string) (*window, *Chunk, error) {
 	w := &window{fill: g.f, token: rand.Text(), changed: map[string]struct{}{}, rows: rows, done: make(chan windowEnd, 1)}
 	g.fs.mu.Lock()
 	g.fs.windows[w.token] = w
@@ -387,11 +400,8 @@ func (g *reading) window(ctx context.Context, read func() (*Chunk, error), rows 
 		g.fs.mu.Unlock()
 		return nil, nil, err
 	}
-	if _, err := g.r.Mark(ctx, lowMark+w.token, false); err != nil {
-		return forget(err)
-	}
 	began := time.Now()
-	c, err := read()
+	c, err := read(lowMark + w.token)
 	if err != nil {
 		return forget(err)
 	}
@@ -417,14 +427,30 @@ func (g *reading) lookUp(ctx context.Context, c *Chunk) (map[string]Known, error
 	return g.fs.Store.KnownRows(ctx, g.f.ID, keys)
 }
 
-// fly writes the second watermark of a window, of which c was read.
+// fly writes the second watermark of a window, of which c was read. It does not wait for it: the next chunk is read meanwhile.
 func (g *reading) fly(ctx context.Context, w *window, c *Chunk) error {
+	if err := g.marked(); err != nil { // the one before
+		return err
+	}
 	g.fs.mu.Lock()
 	w.chunk = c
 	g.fs.mu.Unlock()
-	if _, err := g.r.Mark(ctx, highMark+w.token, true); err != nil {
-		return err
-	}
+	marking := make(chan error, 1)
+	g.marking = marking
+	go func() {
+		_, err := g.r.Mark(ctx, highMark+w.token)
+		marking <- err
+	}()
 	g.flying = append(g.flying, w)
 	return nil
+}
+
+// marked waits until the last watermark is written.
+func (g *reading) marked() error {
+	if g.marking == nil {
+		return nil
+	}
+	err := <-g.marking
+	g.marking = nil
+	return err
 }

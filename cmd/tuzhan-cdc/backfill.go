@@ -117,7 +117,7 @@ func tryBackfill(c *cobra.Command, cfg *config.Config, b *connector.Backfill, dr
 	}
 	after, from := b.Since, b.Since != ""
 	if !dryRun {
-		_, err := r.Read(ctx, after, from, 1)
+		_, err := r.Read(ctx, "", after, from, 1)
 		return err
 	}
 	return dryRunBackfill(c, cfg, b, r)
@@ -149,7 +149,7 @@ func dryRunBackfill(c *cobra.Command, cfg *config.Config, b *connector.Backfill,
 		if b.Limit > 0 {
 			most = min(most, b.Limit-rows)
 		}
-		chunk, err := r.Read(ctx, after, from, int(most))
+		chunk, err := r.Read(ctx, "", after, from, int(most))
 		if err != nil {
 			return err
 		}

@@ -199,7 +199,7 @@ func TestBackfillSameBytes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer rows.Close()
-	chunk, err := rows.Read(t.Context(), "", false, 10)
+	chunk, err := rows.Read(t.Context(), "", "", false, 10)
 	if err != nil || len(chunk.Rows) != 2 {
 		t.Fatalf("%+v, %v", chunk, err)
 	}

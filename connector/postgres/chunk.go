@@ -16,8 +16,8 @@ import (
 const mostChunkBytes = 2 << 20
 
 // Read reads the rows behind a key.
-func (t *rowReader) Read(ctx context.Context, after string, from bool, most int) (*connector.Chunk, error) {
-	if err := t.replayed(ctx); err != nil {
+func (t *rowReader) Read(ctx context.Context, low, after string, from bool, most int) (*connector.Chunk, error) {
+	if err := t.before(ctx, low); err != nil {
 		return nil, err
 	}
 	var c *connector.Chunk
@@ -33,13 +33,20 @@ func (t *rowReader) Read(ctx context.Context, after string, from bool, most int)
 	return c, rowsFailed("reading table "+t.name.String(), err)
 }
 
-// replayed waits until the standby shows what was committed before the last watermark.
-func (t *rowReader) replayed(ctx context.Context) error {
-	if t.StandbyDSN == "" {
+// before sees to the first watermark of a chunk. Where the rows are read from a standby it is written on the primary, and waited for until it is replayed:
+// then the standby shows what was committed before. Else the query writes it itself.
+func (t *rowReader) before(ctx context.Context, low string) error {
+	t.low = low
+	if t.StandbyDSN == "" || low == "" {
 		return nil
 	}
+	t.low = ""
+	_, end, err := t.emit(ctx, low)
+	if err != nil {
+		return err
+	}
 	for {
-		results, err := t.exec(ctx, t.read, "SELECT pg_is_in_recovery(), coalesce(pg_last_wal_replay_lsn() >= "+literal(t.marked.String())+"::pg_lsn, false)")
+		results, err := t.exec(ctx, t.read, "SELECT pg_is_in_recovery(), coalesce(pg_last_wal_replay_lsn() >= "+literal(end)+"::pg_lsn, false)")
 		switch {
 		case err != nil:
 			return rowsFailed("asking the server of source.backfillDSN", err)
@@ -159,8 +166,8 @@ func (t *rowReader) readWhere(ctx context.Context, after string, from bool, most
 }
 
 // ReadRows reads rows by their keys.
-func (t *rowReader) ReadRows(ctx context.Context, rows []string) (*connector.Chunk, error) {
-	if err := t.replayed(ctx); err != nil {
+func (t *rowReader) ReadRows(ctx context.Context, low string, rows []string) (*connector.Chunk, error) {
+	if err := t.before(ctx, low); err != nil {
 		return nil, err
 	}
 	c, err := t.readRows(ctx, rows)
@@ -275,11 +282,15 @@ func (t *rowReader) fetchOn(ctx context.Context, query, prefix string, expect, l
 	if err != nil {
 		return nil, err
 	}
-	results := conn.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\nSELECT pg_current_snapshot();\n"+query+";\nCOMMIT")
+	mark, first := "", 1
+	if t.low != "" { // it waits for no disk: the second watermark takes it along
+		mark, first = "BEGIN; SET LOCAL synchronous_commit = off; SELECT "+emitSQL(t.low)+"; COMMIT;\n", 5
+	}
+	results := conn.Exec(ctx, mark+"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\nSELECT pg_current_snapshot();\n"+query+";\nCOMMIT")
 	c := &connector.Chunk{Table: t.table, End: true}
 	for n := 0; results.NextResult(); n++ {
 		switch r := results.ResultReader(); n {
-		case 1:
+		case first:
 			for r.NextRow() {
 				if t.StandbyDSN == "" {
 					if c.Snapshot, err = parseSnapshot(string(r.Values()[0])); err != nil {
@@ -290,7 +301,7 @@ func (t *rowReader) fetchOn(ctx context.Context, query, prefix string, expect, l
 			if _, err := r.Close(); err != nil {
 				return nil, err
 			}
-		case 2:
+		case first + 1:
 			cut, err := t.take(c, r, prefix, expect, limit)
 			if err != nil {
 				return nil, err

@@ -99,7 +99,7 @@ func TestKeys(t *testing.T) {
 			seen := map[string]string{}
 			var keys []string
 			for after, end := "", false; !end; {
-				chunk, err := r.Read(t.Context(), after, false, 3)
+				chunk, err := r.Read(t.Context(), "", after, false, 3)
 				if err != nil {
 					t.Fatalf("behind %q: %v", after, err)
 				}
@@ -122,7 +122,7 @@ func TestKeys(t *testing.T) {
 				t.Errorf("%d rows, want %d: %q", len(seen), want, keys)
 			}
 			for batch := range slices.Chunk(keys, 7) {
-				chunk, err := r.ReadRows(t.Context(), batch)
+				chunk, err := r.ReadRows(t.Context(), "", batch)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -176,7 +176,7 @@ func TestReadCondition(t *testing.T) {
 	defer r.Close()
 	rows, chunks := 0, 0
 	for after, end := "", false; !end; chunks++ {
-		c, err := r.Read(t.Context(), after, false, 300)
+		c, err := r.Read(t.Context(), "", after, false, 300)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,10 +185,10 @@ func TestReadCondition(t *testing.T) {
 	if rows != 20 || chunks != 4 {
 		t.Errorf("%d rows in %d chunks, want 20 in 4", rows, chunks)
 	}
-	if c, err := r.ReadRows(t.Context(), []string{"7", "9"}); err != nil || len(c.Rows) != 1 {
+	if c, err := r.ReadRows(t.Context(), "", []string{"7", "9"}); err != nil || len(c.Rows) != 1 {
 		t.Errorf("of a row that meets the condition and one that does not: %+v, %v", c, err)
 	}
-	c, err := r.Read(t.Context(), "7", true, 10)
+	c, err := r.Read(t.Context(), "", "7", true, 10)
 	if err != nil || len(c.Rows) != 2 || c.Rows[0].Key != "7" {
 		t.Errorf("from 7 on: %+v, %v", c, err)
 	}
@@ -196,7 +196,7 @@ func TestReadCondition(t *testing.T) {
 	if _, err := open("nonsense > 1"); err == nil || !strings.Contains(err.Error(), "nonsense") || errors.As(err, &passes) && passes.Passing() {
 		t.Errorf("a condition on no column: %v", err)
 	}
-	if _, err := r.Read(t.Context(), "1,2", false, 10); err == nil || !strings.Contains(err.Error(), "id") {
+	if _, err := r.Read(t.Context(), "", "1,2", false, 10); err == nil || !strings.Contains(err.Error(), "id") {
 		t.Errorf("a key of two columns: %v", err)
 	}
 }
@@ -216,7 +216,7 @@ func TestReadLarge(t *testing.T) {
 	defer r.Close()
 	var keys []string
 	for after, end := "", false; !end; {
-		c, err := r.Read(t.Context(), after, false, 100)
+		c, err := r.Read(t.Context(), "", after, false, 100)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -74,8 +76,9 @@ type rowReader struct {
 
 	free       chan *arena
 	types      []uint32 // of the columns, as they came first
-	read, mark *rowConn // the same where there is no standby
-	marked     connector.LSN
+	read, mark *rowConn
+	marking    sync.Mutex // mark is used by one goroutine at a time
+	low        string     // the watermark that the next query writes
 }
 
 // rowConn is a connection, made anew now and then.
@@ -88,10 +91,7 @@ type rowConn struct {
 // Open looks at the table of a backfill.
 func (r *Rows) Open(ctx context.Context, b *connector.Backfill) (_ connector.RowReader, err error) {
 	t := &rowReader{Rows: r, name: TableName{b.Schema, b.Name}, where: b.Where, mark: &rowConn{dsn: r.DSN}, free: make(chan *arena, 4)}
-	t.read = t.mark
-	if r.StandbyDSN != "" {
-		t.read = &rowConn{dsn: r.StandbyDSN}
-	}
+	t.read = &rowConn{dsn: cmp.Or(r.StandbyDSN, r.DSN)}
 	defer func() {
 		if err != nil {
 			t.Close()
@@ -232,21 +232,27 @@ func (t *rowReader) Estimate(ctx context.Context) (int64, error) {
 	return strconv.ParseInt(string(results[0].Rows[0][0]), 10, 64)
 }
 
-// Mark writes a watermark in a transaction of its own. Where it may come later it waits for no disk: what is written next takes it along.
-func (t *rowReader) Mark(ctx context.Context, text string, now bool) (xid uint64, err error) {
-	commit := "local"
-	if !now && t.StandbyDSN == "" { // which gets what is on the disk only
-		commit = "off"
-	}
-	results, err := t.exec(ctx, t.mark, "BEGIN; SET LOCAL synchronous_commit = "+commit+"; SELECT pg_current_xact_id(), pg_logical_emit_message(true, "+literal(markerPrefix)+", "+literal(watermarkContent+text)+
-		"); COMMIT; SELECT pg_current_wal_insert_lsn()")
+// Mark writes a watermark in a transaction of its own, and waits until it is on the disk: so it comes at once.
+func (t *rowReader) Mark(ctx context.Context, text string) (xid uint64, err error) {
+	xid, _, err = t.emit(ctx, text)
+	return xid, err
+}
+
+// emit is Mark; it gives the WAL's end behind the watermark too.
+func (t *rowReader) emit(ctx context.Context, text string) (xid uint64, end string, err error) {
+	t.marking.Lock()
+	defer t.marking.Unlock()
+	results, err := t.exec(ctx, t.mark, "BEGIN; SELECT pg_current_xact_id(), "+emitSQL(text)+"; COMMIT; SELECT pg_current_wal_insert_lsn()")
 	if err != nil {
-		return 0, rowsFailed("writing a watermark", err)
+		return 0, "", rowsFailed("writing a watermark", err)
 	}
-	if t.marked, err = connector.ParseLSN(string(results[4].Rows[0][0])); err != nil {
-		return 0, err
-	}
-	return strconv.ParseUint(string(results[2].Rows[0][0]), 10, 64)
+	xid, err = strconv.ParseUint(string(results[1].Rows[0][0]), 10, 64)
+	return xid, string(results[3].Rows[0][0]), err
+}
+
+// emitSQL writes a watermark.
+func emitSQL(text string) string {
+	return "pg_logical_emit_message(true, " + literal(markerPrefix) + ", " + literal(watermarkContent+text) + ")"
 }
 
 // Writers tells of transactions before xid whose commits may be in the WAL already, and that no other session sees yet. One that waits for its client is

@@ -11,8 +11,12 @@ import (
 
 // A backfill reads its table in chunks. Around each of them it writes two watermarks into the WAL, which come back through the stream: at the second one
 // the chunk's rows take their place among the changes, but for those that changed in between, which are read once more later. (The stream has those
-// changes too, but `on` and `when` may pass them over.) What happens to windows and rows is here, in the goroutines of the stream and of the senders;
-// backfiller.go reads.
+// changes too, but `on` and `when` may pass them over.)
+//
+//	backfiller.go  which backfill runs, and what commands ask of it
+//	reading.go     reads its chunks
+//	window.go      what lies between two watermarks, and what becomes of the rows; in the goroutine of the stream
+//	fill.go        how far it is, and what of it is stored
 
 // BackfillOptions are what backfills need. All fields are required.
 type BackfillOptions struct {

@@ -62,6 +62,8 @@ type Pipeline struct {
 	changes, skipped, records, mappingLetters atomic.Uint64
 	counters                                  map[string]*MappingCounters // its entries never change
 
+	fills *fills // nil: no backfills
+
 	marked                            uint64 // changes of the transaction markedIn that its marker has settled; the reader's goroutine only
 	markedIn                          LSN
 	markedTransactions, markedChanges atomic.Uint64
@@ -81,6 +83,8 @@ type PipelineOptions struct {
 	Counters *Counters
 	Alarms   *Alarms
 	Log      *slog.Logger
+	// Backfills is what backfills need; nil: there are none.
+	Backfills *BackfillOptions
 	// Lettered, where it is set, is told how many dead letters of class mapping were stored that count for delivery.maxDeadLetters.
 	Lettered func(n int)
 }
@@ -109,6 +113,9 @@ func NewPipeline(o PipelineOptions) *Pipeline {
 	p.confirmed.Store(uint64(cp.Flush))
 	p.written.Store(cp)
 	p.dueAt.Store(checkpointChanges)
+	if o.Backfills != nil {
+		p.fills = newFills(p, *o.Backfills)
+	}
 	return p
 }
 
@@ -124,6 +131,9 @@ func (p *Pipeline) Run(ctx context.Context, source Source, deliverer Deliverer) 
 		inner.Go(func() error { return deliverer.Run(ctx) })
 		inner.Go(func() error { return p.storeLetters(ctx) })
 		inner.Go(func() error { return p.writeCheckpoints(ctx) })
+		if p.fills != nil {
+			inner.Go(func() error { p.fills.run(ctx); return nil })
+		}
 		err := inner.Wait()
 		tail, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalWriteTimeout)
 		defer cancel()
@@ -148,6 +158,9 @@ func (p *Pipeline) Finished() <-chan struct{} { return p.finished }
 func (p *Pipeline) Change(c *Change) error {
 	if c.Position.Compare(p.streamed) > 0 {
 		p.streamed = c.Position
+	}
+	if p.fills != nil && p.fills.some.Load() {
+		p.fills.note(c)
 	}
 	if c.Skip {
 		p.settleMarked(c)
@@ -340,6 +353,15 @@ func (p *Pipeline) Dry() { p.deliverer.Flush() }
 
 // Room gives nil when the next change may come.
 func (p *Pipeline) Room() <-chan struct{} {
+	room := p.roomNow()
+	if p.fills != nil && p.fills.handing != nil { // a chunk's rows come before the next change
+		for ; room == nil && p.fills.handNext(); room = p.roomNow() {
+		}
+	}
+	return room
+}
+
+func (p *Pipeline) roomNow() <-chan struct{} {
 	if room := p.letters.room(); room != nil {
 		return room
 	}
@@ -388,6 +410,11 @@ func (p *Pipeline) writeCheckpoints(ctx context.Context) error {
 func (p *Pipeline) writeCheckpoint(ctx context.Context) error {
 	settled := p.settled.Load()
 	cp, last := p.checkpoint(), p.written.Load()
+	if p.fills != nil { // what it knows of the changes that cp covers must not be later on disk than cp
+		if err := p.fills.save(ctx); err != nil {
+			return err
+		}
+	}
 	cp.Lineage, cp.Mappings, cp.Written = p.lineage, p.mappings, time.Now()
 	moved := cp.Settled != last.Settled || !sameTracks(cp.Tracks, last.Tracks) || settled+checkpointChanges != p.dueAt.Load()
 	if !moved && (cp.Flush == last.Flush || time.Since(last.Written) < idleCheckpointEvery) {
@@ -491,10 +518,13 @@ type letterQueue struct {
 
 type queuedLetter struct {
 	letter *DeadLetter
-	change *openChange
+	change settler
 }
 
-func (q *letterQueue) put(letters []*DeadLetter, c *openChange) {
+// settler is what waits for records to be settled: a change, or a row of a backfill.
+type settler interface{ settle(RecordID) }
+
+func (q *letterQueue) put(letters []*DeadLetter, c settler) {
 	q.mu.Lock()
 	for _, l := range letters {
 		q.queued = append(q.queued, queuedLetter{l, c})

@@ -232,8 +232,9 @@ func (m *mapper) record(b *bound, out *connector.Output, payload []byte, number 
 	r := &m.row
 	c := r.change
 	rec := &ownedRecord{Record: connector.Record{
-		RecordID: connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime, Number: number},
-		Kind:     b.kind, Envelope: envelope, OptType: optType, Decrease: r.decrease, Resend: b.resend, Table: b.tableName,
+		RecordID: connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime, Number: number,
+			Backfill: c.Backfill, Row: c.Row},
+		Kind: b.kind, Envelope: envelope, OptType: optType, Decrease: r.decrease, Resend: b.resend, Table: b.tableName,
 	}}
 	rec.Payload = append(make([]byte, 0, len(payload)), payload...)
 	rec.Keys = append(rec.keys[:0], r.keys...)
@@ -244,7 +245,7 @@ func (m *mapper) record(b *bound, out *connector.Output, payload []byte, number 
 func (m *mapper) letter(b *bound, err error) *connector.DeadLetter {
 	c := m.row.change
 	l := &connector.DeadLetter{
-		RecordID: connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime},
+		RecordID: connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime, Backfill: c.Backfill, Row: c.Row},
 		Class:    connector.ClassMapping, Kind: b.kind, Table: b.tableName, Reason: b.reason(err), Change: ChangeJSON(c), Created: time.Now().UTC(),
 	}
 	if b.kind == connector.GroupRelation {

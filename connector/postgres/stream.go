@@ -50,6 +50,7 @@ type stream struct {
 	first    firstRows // held back until it is known whether a marker belongs before them
 
 	inTx    bool
+	xid     uint32
 	commit  connector.LSN
 	at      time.Time
 	index   uint32
@@ -320,6 +321,7 @@ func (s *stream) rare(ctx context.Context, m pglogrepl.Message) error {
 			return fmt.Errorf("a transaction begins inside another at %s", s.commit)
 		}
 		s.inTx, s.commit, s.at, s.index, s.skip = true, connector.LSN(m.FinalLSN), m.CommitTime.UTC(), 0, false
+		s.xid = m.Xid
 	case *pglogrepl.CommitMessage:
 		if !s.inTx || connector.LSN(m.CommitLSN) != s.commit {
 			return fmt.Errorf("a transaction that began with commit LSN %s ends with %s", s.commit, connector.LSN(m.CommitLSN))
@@ -370,7 +372,7 @@ func (s *stream) rowMessage(data []byte) error {
 	if err := s.row.fill(t, s.rel.partitions(t)); err != nil {
 		return fmt.Errorf("position %s: %w", position, err)
 	}
-	s.change = connector.Change{Position: position, CommitTime: s.at, Op: s.row.op, Table: t, Skip: s.skip}
+	s.change = connector.Change{Position: position, CommitTime: s.at, Op: s.row.op, Table: t, Skip: s.skip, XID: s.xid}
 	if s.row.op != connector.Delete {
 		s.change.New = s.row.new
 	}

@@ -242,7 +242,7 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 	}
 	if len(p.out.Records) > 0 {
 		p.records.Add(uint64(len(p.out.Records)))
-		p.countRecords()
+		p.countRecords(p.out.Records)
 		for _, r := range p.out.Records {
 			r.change = open
 			if settlesUnsent {
@@ -253,9 +253,9 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 	}
 }
 
-// countRecords counts what is in p.out by mapping. A mapping's records stand together.
-func (p *Pipeline) countRecords() {
-	for rest := p.out.Records; len(rest) > 0; {
+// countRecords counts records by mapping. A mapping's stand together.
+func (p *Pipeline) countRecords(rest []*Record) {
+	for len(rest) > 0 {
 		n := 1
 		for n < len(rest) && rest[n].Mapping == rest[0].Mapping {
 			n++

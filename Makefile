@@ -18,7 +18,7 @@ ARGS ?=
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
 
 .DEFAULT_GOAL := help
-.PHONY: help build dist test test-matrix race lint docs man fuzz bench soak chaos chaos-proves demo screenshots test-image image clean
+.PHONY: help build dist test test-matrix race lint docs man fuzz bench soak chaos backfills chaos-proves demo screenshots test-image image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,13 +57,17 @@ bench: ## benchmarks, and a table of the whole program beside pg_recvlogical (RO
 	@.ci/prepare test
 	$(if $(filter command% environment%,$(origin ROWS)),BENCH_ROWS=$(ROWS) )go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout 60m $(PACKAGES)
 
-soak: ## the memory of the connector over a transaction of ROWS/5 and a backlog of ROWS (5000000), whatever the platform; takes its time
+soak: ## the memory of the connector over a transaction of ROWS/5, a backlog and a backfill of ROWS (5000000), whatever the platform; takes its time
 	@.ci/prepare test
-	SOAK_ROWS=$(ROWS) CGO_ENABLED=0 go test -count=1 -run '^TestMemorySoak$$' -v -timeout 4h ./cmd/tuzhan-cdc
+	SOAK_ROWS=$(ROWS) CGO_ENABLED=0 go test -count=1 -run '^Test(Memory|Backfill)Soak$$' -v -timeout 4h ./cmd/tuzhan-cdc
 
 chaos: ## everything fails at once for SECONDS (60), by SEED (random), then what was applied is compared with what was committed; STATE=file|same|other
 	@.ci/prepare test
 	CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) CHAOS_STATE=$(STATE) CGO_ENABLED=0 go test -count=1 -run '^TestChaos$$' -v -timeout 4h ./cmd/tuzhan-cdc
+
+backfills: ## backfills under random writes with kills, for SECONDS (60) from SEED (random) on, then what was applied is compared with the database
+	@.ci/prepare test
+	FILL_SECONDS=$(SECONDS) FILL_SEED=$(SEED) CGO_ENABLED=0 go test -count=1 -run '^TestBackfillProperty$$' -v -timeout 4h ./cmd/tuzhan-cdc
 
 chaos-proves: ## the chaos test finds a bug that is put in for it (build tag chaosbug)
 	@.ci/prepare test

@@ -133,4 +133,9 @@ type Change struct {
 	Old Tuple
 	// Skip says that the transaction began with the skip marker: the change is settled without records.
 	Skip bool
+	// XID is the number of the transaction, without its epoch; 0 for a snapshot.
+	XID uint32
+	// Backfill and Row name the row of a snapshot: see RecordID.
+	Backfill int64
+	Row      string
 }

@@ -63,6 +63,8 @@ type Pipeline struct {
 	changes, skipped, records, mappingLetters atomic.Uint64
 	counters                                  map[string]*MappingCounters // its entries never change
 
+	fills *fills // nil: no backfills
+
 	marked                            uint64 // changes of the transaction markedIn that its marker has settled; the reader's goroutine only
 	markedIn                          LSN
 	markedTransactions, markedChanges atomic.Uint64
@@ -82,6 +84,8 @@ type PipelineOptions struct {
 	Counters *Counters
 	Alarms   *Alarms
 	Log      *slog.Logger
+	// Backfills is what backfills need; nil: there are none.
+	Backfills *BackfillOptions
 	// Lettered, where it is set, is told how many dead letters of class mapping were stored that count for delivery.maxDeadLetters.
 	Lettered func(n int)
 }
@@ -110,6 +114,9 @@ func NewPipeline(o PipelineOptions) *Pipeline {
 	p.confirmed.Store(uint64(cp.Flush))
 	p.written.Store(cp)
 	p.dueAt.Store(checkpointChanges)
+	if o.Backfills != nil {
+		p.fills = newFills(p, *o.Backfills)
+	}
 	return p
 }
 
@@ -125,6 +132,9 @@ func (p *Pipeline) Run(ctx context.Context, source Source, deliverer Deliverer) 
 		inner.Go(func() error { return deliverer.Run(ctx) })
 		inner.Go(func() error { return p.storeLetters(ctx) })
 		inner.Go(func() error { return p.writeCheckpoints(ctx) })
+		if p.fills != nil {
+			inner.Go(func() error { p.fills.run(ctx); return nil })
+		}
 		err := inner.Wait()
 		tail, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalWriteTimeout)
 		defer cancel()
@@ -149,6 +159,9 @@ func (p *Pipeline) Finished() <-chan struct{} { return p.finished }
 func (p *Pipeline) Change(c *Change) error {
 	if c.Position.Compare(p.streamed) > 0 {
 		p.streamed = c.Position
+	}
+	if p.fills != nil && p.fills.some.Load() {
+		p.fills.note(c)
 	}
 	if c.Skip {
 		p.settleMarked(c)
@@ -233,7 +246,7 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 	}
 	if len(p.out.Records) > 0 {
 		p.records.Add(uint64(len(p.out.Records)))
-		p.countRecords()
+		p.countRecords(p.out.Records)
 		for _, r := range p.out.Records {
 			r.change = open
 			if settlesUnsent {
@@ -244,9 +257,9 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 	}
 }
 
-// countRecords counts what is in p.out by mapping. A mapping's records stand together.
-func (p *Pipeline) countRecords() {
-	for rest := p.out.Records; len(rest) > 0; {
+// countRecords counts records by mapping. A mapping's stand together.
+func (p *Pipeline) countRecords(rest []*Record) {
+	for len(rest) > 0 {
 		n := 1
 		for n < len(rest) && rest[n].Mapping == rest[0].Mapping {
 			n++
@@ -344,6 +357,15 @@ func (p *Pipeline) Dry() { p.deliverer.Flush() }
 
 // Room gives nil when the next change may come.
 func (p *Pipeline) Room() <-chan struct{} {
+	room := p.roomNow()
+	if p.fills != nil && p.fills.handing != nil { // a chunk's rows come before the next change
+		for ; room == nil && p.fills.handNext(); room = p.roomNow() {
+		}
+	}
+	return room
+}
+
+func (p *Pipeline) roomNow() <-chan struct{} {
 	if room := p.letters.room(); room != nil {
 		return room
 	}
@@ -393,6 +415,11 @@ func (p *Pipeline) writeCheckpoints(ctx context.Context) error {
 func (p *Pipeline) writeCheckpoint(ctx context.Context) error {
 	settled := p.settled.Load()
 	cp, last := p.checkpoint(), p.written.Load()
+	if p.fills != nil { // what it knows of the changes that cp covers must not be later on disk than cp
+		if err := p.fills.save(ctx); err != nil {
+			return err
+		}
+	}
 	cp.Lineage, cp.Mappings, cp.Written = p.lineage, p.mappings, time.Now()
 	moved := cp.Settled != last.Settled || !sameTracks(cp.Tracks, last.Tracks) || settled+checkpointChanges != p.dueAt.Load()
 	if !moved && (cp.Flush == last.Flush || time.Since(last.Written) < idleCheckpointEvery) {
@@ -519,10 +546,13 @@ type letterQueue struct {
 
 type queuedLetter struct {
 	letter *DeadLetter
-	change *openChange
+	change settler
 }
 
-func (q *letterQueue) put(letters []*DeadLetter, c *openChange) {
+// settler is what waits for records to be settled: a change, or a row of a backfill.
+type settler interface{ settle(RecordID) }
+
+func (q *letterQueue) put(letters []*DeadLetter, c settler) {
 	q.mu.Lock()
 	for _, l := range letters {
 		q.queued = append(q.queued, queuedLetter{l, c})

@@ -24,6 +24,9 @@ type Sink interface {
 	// KeepAlive takes the server's WAL end from a keep-alive message that came between two transactions: it may be confirmed once all
 	// that came before it is settled.
 	KeepAlive(walEnd LSN)
+	// Watermark takes a message that a backfill has written into the WAL, in its place among the changes: its text (see RowReader.Mark), and a position
+	// that no change has.
+	Watermark(text string, p Position)
 	// Dry says that all that the server has sent so far was handed over: what waits for a fuller batch goes out now.
 	Dry()
 	// Room gives nil when the next change may be handed over, else a channel that is closed when it may be asked again.
@@ -105,7 +108,7 @@ type Deliverer interface {
 	// Run sends until ctx ends, then finishes the requests in flight and returns.
 	// It returns an error only for what waiting can't cure.
 	Run(ctx context.Context) error
-	// Submit takes the records of one change, in commit order. It does not block. Each of them ends in exactly one call of the
+	// Submit takes the records of one change, or of several rows of a backfill, in commit order. It does not block and does not keep the slice. Each of them ends in exactly one call of the
 	// settle function that the deliverer was made with.
 	Submit(records []*Record)
 	// Flush lets partly filled batches go out.

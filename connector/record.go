@@ -48,6 +48,10 @@ type RecordID struct {
 	CommitTime time.Time // in UTC, to the microsecond; compare with Equal or as UnixMicro
 	// Number counts from 0. A dead letter of class mapping has WholeChange where the mapping may make several records of a change.
 	Number int
+	// Backfill and Row are set for a row that a backfill has read: the backfill's id, and the row's key as RowKey writes it. The row has them in whatever
+	// chunk it comes, and Position is where that chunk stands in the stream. They are not kept with dead letters.
+	Backfill int64
+	Row      string
 }
 
 // WholeChange is the Number of a dead letter that stands for all records that a mapping makes of a change.
@@ -77,8 +81,8 @@ type Record struct {
 	// Table is schema.name of the changed table, for messages and dead letters.
 	Table string
 
-	change *openChange // set and read by the pipeline
-	keys   [2]uint64   // room for Keys
+	change settler   // set and read by the pipeline
+	keys   [2]uint64 // room for Keys
 }
 
 // maxSparePayload is how large a payload's buffer may be to be kept: a record that was large once must not stay so.

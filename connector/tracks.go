@@ -170,6 +170,13 @@ func (cp *Checkpoint) SetAsideNext(mapping string) bool {
 	return true
 }
 
+// toBeHeld reports whether a mapping is to be held from its next change on.
+func (p *Pipeline) toBeHeld(mapping string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.holds, func(h holdRequest) bool { return h.mapping == mapping })
+}
+
 // askedToHold takes out the requests to hold mappings that wanted says yes to.
 func (p *Pipeline) askedToHold(wanted func(mapping string) bool) (taken []holdRequest) {
 	p.mu.Lock()

@@ -19,6 +19,8 @@ import (
 //	 "columns":[{"name":"id","type":20,"base":20,"typeName":"bigint","key":true}, ...],
 //	 "new":{"id":"1","note":null},"old":{"id":"1"},"unknown":["old.note"]}
 //
+// A snapshot has its row's key under "row", as hex.
+//
 // Values are PostgreSQL's text, null is null; one that is no UTF-8 is {"hex":"cfc2"}. Columns that PostgreSQL did not send stand under "unknown" and nowhere else; new and old are
 // left out where the operation has no such row, and commitTime where the change has none (a snapshot).
 func ChangeJSON(c *connector.Change) []byte {
@@ -33,6 +35,9 @@ func ChangeJSON(c *connector.Change) []byte {
 	dst = append(appendPosition(append(dst, `,"position":"`...), c.Position), '"')
 	if !c.CommitTime.IsZero() {
 		dst = append(c.CommitTime.UTC().AppendFormat(append(dst, `,"commitTime":"`...), time.RFC3339Nano), '"')
+	}
+	if c.Row != "" {
+		dst = append(hex.AppendEncode(append(dst, `,"row":"`...), []byte(c.Row)), '"')
 	}
 	dst = append(dst, `,"columns":[`...)
 	for i, col := range t.Columns {
@@ -126,6 +131,7 @@ func (s *storedText) UnmarshalJSON(data []byte) error {
 func ParseChange(data []byte) (*connector.Change, error) {
 	var j struct {
 		Op, Schema, Table, Identity string
+		Row                         string
 		OID                         uint32
 		Position                    connector.Position
 		CommitTime                  time.Time
@@ -144,6 +150,10 @@ func ParseChange(data []byte) (*connector.Change, error) {
 	op, ok := connector.Ops[j.Op]
 	if !ok || len(j.Identity) > 1 {
 		return nil, fmt.Errorf("a stored change can't be read: its operation or replica identity is none that is known")
+	}
+	key, err := hex.DecodeString(j.Row)
+	if err != nil {
+		return nil, fmt.Errorf("a stored change can't be read: the key of its row is no hex")
 	}
 	t := &connector.Table{OID: j.OID, Schema: j.Schema, Name: j.Table}
 	if j.Identity != "" {
@@ -169,6 +179,6 @@ func ParseChange(data []byte) (*connector.Change, error) {
 		}
 		return tuple
 	}
-	return &connector.Change{Position: j.Position, CommitTime: j.CommitTime, Op: op, Table: t, New: read("new", j.New, connector.Unchanged),
+	return &connector.Change{Position: j.Position, CommitTime: j.CommitTime, Op: op, Table: t, Row: string(key), New: read("new", j.New, connector.Unchanged),
 		Old: read("old", j.Old, connector.Absent)}, nil
 }

@@ -155,11 +155,20 @@ func (s *Set) CheckEach(tables []*connector.Table) iter.Seq2[string, *Findings] 
 			} else {
 				m.bind(tables[i], &Options{}, &f.Errors)
 				m.checkIdentity(tables[i], f)
+				m.checkSnapshot(f)
 			}
 			if !yield(m.name, f) {
 				return
 			}
 		}
+	}
+}
+
+// checkSnapshot warns of points for rows that are there already.
+func (m *mapping) checkSnapshot(f *Findings) {
+	if m.kind == connector.Point && m.ops[connector.Snapshot] {
+		f.Warnings.AddHint(m.node, "Take snapshot out of its on, where the rows that are there have had their points already.",
+			"mapping %s makes points on snapshot: each backfill gives them anew, to every row that it reads", m.name)
 	}
 }
 

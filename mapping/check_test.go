@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -89,13 +90,29 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestSnapshotOfPoints: check warns of points for rows that are there already; an event must say when it was.
+func TestSnapshotOfPoints(t *testing.T) {
+	s := mustDecode(t, "- {name: m, table: crm.orders, on: [snapshot], point: {point: 1, remark: r, phoneList: [{phone: \"${{ phone }}\"}]}}\n")
+	if got := fmt.Sprint(s.Check([]*connector.Table{ordersTable()}).Warnings.All()); !strings.Contains(got, "each backfill gives them anew") {
+		t.Errorf("no warning: %s", got)
+	}
+	_, ps := decodeMappings("- {name: m, table: crm.orders, on: [insert, snapshot], event: {eventKey: k, identities: [{identityType: p, identityValue: \"${{ phone }}\"}]}}\n")
+	if got := fmt.Sprint(ps.Err()); !strings.Contains(got, "must give its time") {
+		t.Errorf("an event without time: %s", got)
+	}
+	if s.Fingerprint("m") == "" || s.Fingerprint("m") == mustDecode(t, "- {name: m, table: crm.orders, on: [snapshot], point: {point: 2, remark: r, phoneList: [{phone: \"${{ phone }}\"}]}}\n").Fingerprint("m") ||
+		s.Fingerprint("m") != mustDecode(t, "\n- {name: m, table: crm.orders,  on: [snapshot], point: {point: 1, remark: r, phoneList: [{phone: \"${{ phone }}\"}]}}\n").Fingerprint("m") {
+		t.Error("the fingerprint tells an edited mapping from one that is laid out otherwise")
+	}
+}
+
 func TestUses(t *testing.T) {
 	s := mustDecode(t, designMappings+`
 - name: gone
   table: crm."a.b"
   on: [delete, snapshot]
   orderBy: old.z
-  event: {eventKey: k, identities: [{identityType: p, identityValue: "${{ phone }}"}], intid: "${{ get(new, 'x') }}"}
+  event: {eventKey: k, time: 5, identities: [{identityType: p, identityValue: "${{ phone }}"}], intid: "${{ get(new, 'x') }}"}
 `)
 	want := []Use{
 		{Schema: "crm", Name: "a.b", Delete: true, Snapshot: true, New: []string{"phone", "x"}, Old: []string{"phone", "z"}, Mappings: []Origin{{"gone", "m.yaml", 38}}},

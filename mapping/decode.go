@@ -33,6 +33,7 @@ type mapping struct {
 	open          bool // a point of the open API
 	replace       bool
 	maxPerMinute  int // 0: no brake
+	fingerprint   string
 	opt           optType
 }
 
@@ -86,6 +87,37 @@ func (s *Set) List() []Summary {
 // Has reports whether a mapping makes records of that kind.
 func (s *Set) Has(kind connector.Kind) bool {
 	return slices.ContainsFunc(s.mappings, func(m *mapping) bool { return m.kind == kind })
+}
+
+// Snapshots gives the mappings that have snapshot in their on, by name.
+func (s *Set) Snapshots() []string {
+	var list []string
+	for _, m := range s.mappings {
+		if m.ops[connector.Snapshot] {
+			list = append(list, m.name)
+		}
+	}
+	return list
+}
+
+// TableOf gives the table of a mapping; ok is false where there is no such mapping.
+func (s *Set) TableOf(name string) (schema, table string, ok bool) {
+	for _, m := range s.mappings {
+		if m.name == name {
+			return m.schema, m.table, true
+		}
+	}
+	return "", "", false
+}
+
+// Fingerprint gives a text that is another one when the mapping was edited; empty where there is no such mapping.
+func (s *Set) Fingerprint(name string) string {
+	for _, m := range s.mappings {
+		if m.name == name {
+			return m.fingerprint
+		}
+	}
+	return ""
 }
 
 // MaxPerMinute gives the brakes: by mapping, the most records that it may make of what was committed in one minute. Mappings without a brake are missing.
@@ -146,6 +178,7 @@ func (d *decoder) mapping(n strict.Node) {
 	}
 	d.payload(n, fields)
 	d.options(fields)
+	d.m.fingerprint = n.Fingerprint()
 }
 
 func (d *decoder) required(n, field strict.Node, name, example string) bool {
@@ -305,6 +338,9 @@ func (d *decoder) payload(n strict.Node, fields map[string]strict.Node) {
 	case connector.Event:
 		d.params(body, eventParams(), false)
 		d.m.payload = t.object(body, "event", eventFields(), "publicParams")
+		if d.m.ops[connector.Snapshot] && child(body, "time").IsZero() {
+			d.ps.AddHint(body, "For example: time: ${{ paid_at }}", "event: a mapping on snapshot must give its time: a row that was there before has no commit time, and years-old events must not carry today's date")
+		}
 	case connector.GroupRelation:
 		params := d.params(body, groupParams(), true)
 		d.m.payload = t.object(body, "groupRelation", groupFields(), "publicParams", "optType")

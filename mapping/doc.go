@@ -39,7 +39,7 @@
 //
 //   - Text fields take any value's text: numbers as PostgreSQL writes them, timestamps as 2024-05-01T12:00:00.123+08:00, dates as 2024-05-01, booleans as true and false.
 //   - eventargs take text and numbers: booleans are sent as the texts "true" and "false", lists, mappings and JSON objects as text that holds their JSON.
-//   - time takes a timestamp, or a whole number of milliseconds; where there is none it is the commit time (a snapshot has none, and sends none).
+//   - time takes a timestamp, or a whole number of milliseconds; where there is none it is the commit time (a snapshot has none: then it is a dead letter).
 //   - ext as a mapping is sent as the JSON string that the API wants, with true, numbers, lists and nested mappings as they are.
 //   - groups joins a list by commas. A name from a row that holds a comma is an error; commas that the file itself has are separators.
 //   - uuid, where the mapping gives none, names the change for good (uuidPlan).

@@ -226,7 +226,8 @@ func (m *mapper) record(b *bound, out *connector.Output, payload []byte, number 
 	r := &m.row
 	c := r.change
 	rec := out.Record()
-	rec.RecordID = connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime, Number: number}
+	rec.RecordID = connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime, Number: number,
+		Backfill: c.Backfill, Row: c.Row}
 	rec.Kind, rec.Envelope, rec.OptType, rec.Decrease, rec.Resend, rec.Table = b.kind, envelope, optType, r.decrease, b.resend, b.tableName
 	rec.Payload = append(rec.Payload, payload...)
 	rec.Keys = append(rec.Keys, r.keys...)
@@ -237,7 +238,7 @@ func (m *mapper) record(b *bound, out *connector.Output, payload []byte, number 
 func (m *mapper) letter(b *bound, err error) *connector.DeadLetter {
 	c := m.row.change
 	l := &connector.DeadLetter{
-		RecordID: connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime},
+		RecordID: connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime, Backfill: c.Backfill, Row: c.Row},
 		Class:    connector.ClassMapping, Kind: b.kind, Table: b.tableName, Reason: b.reason(err), Change: ChangeJSON(c), Created: time.Now().UTC(),
 	}
 	if b.kind == connector.GroupRelation {

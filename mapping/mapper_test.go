@@ -203,7 +203,11 @@ func TestEveryField(t *testing.T) {
 // mapBody maps one change with a payload in YAML's flow style, and gives what comes of it.
 func mapBody(t *testing.T, kind, body string, o Options, c *connector.Change) string {
 	t.Helper()
-	s, ps := decodeMappings(fmt.Sprintf("- name: m\n  table: %s\n  on: [insert, update, delete, snapshot]\n  %s: {%s}\n", c.Table, kind, body))
+	on := "insert, update, delete, snapshot"
+	if kind == "event" && c.Op != connector.Snapshot { // which must give a time
+		on = "insert, update, delete"
+	}
+	s, ps := decodeMappings(fmt.Sprintf("- name: m\n  table: %s\n  on: [%s]\n  %s: {%s}\n", c.Table, on, kind, body))
 	if err := ps.Err(); err != nil {
 		return "problem: " + err.Error()
 	}
@@ -536,9 +540,21 @@ func TestSameAgain(t *testing.T) {
 	}
 	snapshot := *c
 	snapshot.Op, snapshot.CommitTime = connector.Snapshot, time.Time{}
-	all := mustDecode(t, "- {name: m, table: crm.orders, on: [snapshot], event: {eventKey: k, identities: [{identityType: p, identityValue: \"${{ phone }}\"}]}}\n")
-	if got := show(mapOne(t, all, testOptions, &snapshot)); strings.Contains(got, `"time"`) {
+	snapshot.Row, snapshot.Backfill = "4711", 3
+	all := mustDecode(t, "- {name: m, table: crm.orders, on: [snapshot], event: {eventKey: k, time: \"${{ id > 0 ? nil : 5 }}\", identities: [{identityType: p, identityValue: \"${{ phone }}\"}]}}\n")
+	if got := show(mapOne(t, all, testOptions, &snapshot)); !strings.Contains(got, "time: the value is null") {
 		t.Errorf("a snapshot has no commit time: %s", got)
+	}
+	timed := mustDecode(t, "- {name: m, table: crm.orders, on: [snapshot], event: {eventKey: k, time: 5, identities: [{identityType: p, identityValue: \"${{ phone }}\"}]}}\n")
+	firstTime := show(mapOne(t, timed, testOptions, &snapshot))
+	elsewhere := snapshot
+	elsewhere.Position, elsewhere.Backfill = connector.Position{Commit: 99, Index: 7}, 4
+	if again := show(mapOne(t, timed, testOptions, &elsewhere)); again != firstTime || !strings.Contains(firstTime, `"uuid"`) {
+		t.Errorf("the same row in another backfill: %s, first %s", again, firstTime)
+	}
+	elsewhere.Row = "4712"
+	if other := show(mapOne(t, timed, testOptions, &elsewhere)); other == firstTime {
+		t.Errorf("another row: %s", other)
 	}
 }
 

@@ -211,7 +211,8 @@ func (v *boolPlan) encode(dst []byte, r *row) ([]byte, bool, error) {
 	return strconv.AppendBool(dst, b), true, nil
 }
 
-// timePlan is an event's time in unix milliseconds; null becomes the commit time. A snapshot's row without a time of its own has none.
+// timePlan is an event's time in unix milliseconds; null becomes the commit time. A snapshot has none, and its row must have a time: years-old events
+// must not carry today's date.
 type timePlan struct{ source *source } // nil: none is mapped
 
 func (v *timePlan) encode(dst []byte, r *row) ([]byte, bool, error) {
@@ -222,7 +223,7 @@ func (v *timePlan) encode(dst []byte, r *row) ([]byte, bool, error) {
 		}
 	}
 	if r.change.CommitTime.IsZero() {
-		return dst, false, nil
+		return dst, false, fail("the value is null, and a row that was there before has no commit time to take its place").hint("give it a default (x ?? y), or leave such rows out with --where")
 	}
 	return strconv.AppendInt(dst, r.change.CommitTime.UnixMilli(), 10), true, nil
 }

@@ -21,7 +21,8 @@ func uuidPrefix(systemID, database, mapping string) []byte {
 
 // uuidPlan is an event's uuid, and relateBizCode of a point of the open API. Where none is mapped, or it is null, it is a UUIDv5 (RFC 9562) of
 // system identifier, database, mapping, position, commit time in microseconds and number: the same whenever the change is mapped again, and
-// another one for a change that got the same LSN after a failover.
+// another one for a change that got the same LSN after a failover. Of a row that a backfill has read it is one of system identifier, database, mapping,
+// table, the row's key and number: the same in every backfill.
 type uuidPlan struct {
 	mapped *textPlan // nil: none
 	prefix []byte
@@ -35,11 +36,16 @@ func (u *uuidPlan) encode(dst []byte, r *row) ([]byte, bool, error) {
 			return out, ok, err
 		}
 	}
-	r.text = appendName(append(r.text[:0], u.prefix...), r.change.Position, commitMicros(r.change), r.number)
+	if c := r.change; c.Op == connector.Snapshot {
+		r.text = appendRowName(append(r.text[:0], u.prefix...), c.Table, c.Row, r.number)
+	} else {
+		r.text = appendName(append(r.text[:0], u.prefix...), c.Position, commitMicros(c), r.number)
+	}
 	return append(appendUUID(append(dst, '"'), r.text), '"'), true, nil
 }
 
-// RecordUUID gives the uuid that a record has where none is mapped: an event's uuid, or relateBizCode of a point of the open API. It needs no payload.
+// RecordUUID gives the uuid that a record of the stream has where none is mapped: an event's uuid, or relateBizCode of a point of the open API. It needs no
+// payload.
 func RecordUUID(systemID, database string, id connector.RecordID) string {
 	return string(appendUUID(nil, appendName(uuidPrefix(systemID, database, id.Mapping), id.Position, id.CommitTime.UnixMicro(), id.Number)))
 }
@@ -48,6 +54,15 @@ func RecordUUID(systemID, database string, id connector.RecordID) string {
 func appendName(prefix []byte, p connector.Position, micros int64, number int) []byte {
 	name := append(appendPosition(prefix, p), 0)
 	name = append(strconv.AppendInt(name, micros, 10), 0)
+	return strconv.AppendInt(name, int64(number), 10)
+}
+
+// appendRowName appends to a prefix what names one record that a backfill makes of a row.
+func appendRowName(prefix []byte, t *connector.Table, row string, number int) []byte {
+	name := prefix
+	for _, part := range []string{"snapshot", t.Schema, t.Name, row} { // no position begins so
+		name = append(append(name, part...), 0)
+	}
 	return strconv.AppendInt(name, int64(number), 10)
 }
 

@@ -53,9 +53,10 @@ func (c *capture) Commit(_, end connector.LSN, _ time.Time) {
 	c.changed = make(chan struct{})
 }
 
-func (c *capture) KeepAlive(connector.LSN) {}
-func (c *capture) Dry()                    {}
-func (c *capture) Room() <-chan struct{}   { return nil }
+func (c *capture) KeepAlive(connector.LSN)              {}
+func (c *capture) Dry()                                 {}
+func (c *capture) Watermark(string, connector.Position) {}
+func (c *capture) Room() <-chan struct{}                { return nil }
 
 func (c *capture) Confirmed() connector.LSN {
 	c.mu.Lock()
@@ -66,7 +67,7 @@ func (c *capture) Confirmed() connector.LSN {
 func (c *capture) Finished() <-chan struct{} { return c.finished }
 
 // decodeSet reads the list of mappings that stands in text.
-func decodeSet(t *testing.T, text string) *mapping.Set {
+func decodeSet(t testing.TB, text string) *mapping.Set {
 	t.Helper()
 	var ps strict.Problems
 	set := &mapping.Set{}

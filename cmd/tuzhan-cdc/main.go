@@ -91,7 +91,7 @@ Exit codes: 0 fine, 1 failed, 2 the configuration or the command line is wrong.`
 		return usageError{fmt.Errorf("%w\nsee `%s --help`", err, c.CommandPath())}
 	})
 	root.PersistentFlags().StringP("config", "c", defaultConfig, "the configuration `file`")
-	root.AddCommand(initCommand(), runCommand(), checkCommand(), previewCommand(), testCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), slotCommand(), schemaCommand(), versionCommand(),
+	root.AddCommand(initCommand(), runCommand(), checkCommand(), previewCommand(), testCommand(), statusCommand(), deadLettersCommand(), resumeCommand(), backfillCommand(), slotCommand(), schemaCommand(), versionCommand(),
 		demoCommand(), healthCommand(), manCommand())
 	arrange(root)
 	return root

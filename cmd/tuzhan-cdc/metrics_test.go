@@ -299,9 +299,6 @@ func TestAlertRules(t *testing.T) {
 			t.Errorf("alerts.test.yaml does not see %s fire", r.Alert)
 		}
 		for _, m := range regexp.MustCompile("`(?:tuzhan-cdc )?(deadletters [a-z-]+|health|check|status|resume|run|backfill)\\b([^`]*)`").FindAllStringSubmatch(r.Annotations["cure"], -1) {
-			if strings.HasPrefix(m[1], "backfill") {
-				continue // to come
-			}
 			words := strings.Fields(m[1])
 			c, rest, err := newRoot(streams{os.Stdin, os.Stdout, os.Stderr}).Find(words)
 			if err != nil || len(rest) > 0 {

@@ -87,6 +87,7 @@ type connectorParts struct {
 	source   *postgres.Source
 	delivery *delivery.Delivery
 	pipeline *connector.Pipeline
+	rates    *backfillRates
 }
 
 func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown time.Duration, accept accepted) (err error) {
@@ -98,7 +99,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown tim
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
 	metrics := status.NewMetrics(version)
-	parts := &connectorParts{cfg: cfg, started: time.Now(), waiting: new(atomic.Bool), alarms: connector.NewAlarms(log), counters: connector.NewCounters(metrics.Observe)}
+	parts := &connectorParts{cfg: cfg, started: time.Now(), waiting: new(atomic.Bool), rates: new(backfillRates), alarms: connector.NewAlarms(log), counters: connector.NewCounters(metrics.Observe)}
 	view := &view{}
 	view.set(parts)
 	parts.watcher = newSlotWatcher(cfg, parts.alarms)

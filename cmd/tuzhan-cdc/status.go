@@ -116,7 +116,7 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 	p := v.parts.Load()
 	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
-	s := status.Snapshot{State: status.Starting, Version: version, Since: p.started, Held: []string{}, HeldMappings: []connector.HeldMapping{}, Gaps: []connector.Gap{}, Alarms: p.alarms.List(), LastErr: p.alarms.LastError(),
+	s := status.Snapshot{State: status.Starting, Version: version, Since: p.started, Held: []string{}, HeldMappings: []connector.HeldMapping{}, Backfills: []status.Backfill{}, Gaps: []connector.Gap{}, Alarms: p.alarms.List(), LastErr: p.alarms.LastError(),
 		DeadLetters: map[connector.Class]int{}, Database: p.cfg.Source.Display(), Tables: []status.Table{}, Mappings: []status.Mapping{}, Endpoints: []status.Endpoint{}}
 	for _, class := range connector.Classes {
 		s.DeadLetters[class] = 0
@@ -161,12 +161,16 @@ func (v *view) snapshot(ctx context.Context) status.Snapshot {
 			s.Token = (*status.Token)(&token)
 		}
 		s.HeldMappings = p.pipeline.HeldMappings()
+		s.Backfills = backfillsNow(p.pipeline.Backfills(), p.rates)
 		s.Skipped = status.Skipped{Transactions: progress.MarkedTransactions, Changes: progress.MarkedChanges}
 		p.flow(&s, stats)
 	case p.reader != nil:
 		if cp, err := p.reader.Checkpoint(ctx); err == nil {
 			s.Checkpoint = status.CheckpointOf(cp)
 			s.HeldMappings = heldOf(cp)
+		}
+		if list, err := p.reader.Backfills(ctx); err == nil {
+			s.Backfills = backfillsStored(list)
 		}
 	}
 	for _, h := range s.HeldMappings {
@@ -420,6 +424,9 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 		default:
 			line("HELD", "%s, since %s (committed %s): %s", h.Mapping, h.Since, h.SinceTime.Local().Format(time.DateTime), h.Reason)
 		}
+	}
+	for _, b := range s.Backfills {
+		line("backfill", "%s", backfillLine(&b))
 	}
 	for _, g := range s.Gaps {
 		line("GAP", "%s", gapText(g))

@@ -95,6 +95,8 @@ type prepared struct {
 	zone   *time.Location
 	client *platform.Client
 	saved  *connector.Saved
+	// backfills are those that have not ended.
+	backfills []*connector.Backfill
 	// unfit are the mappings that the state knows and that can't read their tables now, with the reason.
 	unfit map[string]string
 	// resumed says that a command has ended whatever pauses delivery.
@@ -161,6 +163,9 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (p *prepar
 	if p.Rebased {
 		cp.CapBrakes(p.Cut)
 	}
+	if err := s.beginBackfills(ctx, cfg, saved, p); err != nil {
+		return nil, err
+	}
 	changed := s.carryOut(&cp, requests, p.unfit, p.WALEnd)
 	if p.Rebased || changed || len(orphans) > 0 || len(cp.Tracks) != len(p.Checkpoint.Tracks) {
 		if _, err := insist(ctx, s, func() (any, error) { return nil, store.Rebase(ctx, &cp, orphans, p.Gap, p.Cut) }); err != nil {
@@ -178,6 +183,9 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (p *prepar
 		return nil, err
 	}
 	if p.saved, err = insist(ctx, s, func() (*connector.Saved, error) { return store.Load(ctx) }); err != nil {
+		return nil, err
+	}
+	if p.backfills, err = insist(ctx, s, func() ([]*connector.Backfill, error) { return store.Backfills(ctx) }); err != nil {
 		return nil, err
 	}
 	_, err = insist(ctx, s, func() (any, error) { return nil, store.Sends(ctx, cfg.Platform.Timeout, s.log) })
@@ -289,7 +297,8 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 		Mappings:     slices.Sorted(slices.Values(cfg.Mappings.Names())),
 		MaxPerMinute: cfg.Mappings.MaxPerMinute(),
 		Store:        parts.store, Saved: p.saved, Counters: parts.counters, Alarms: parts.alarms, Log: s.log,
-		Lettered: func(n int) { parts.delivery.Lettered(n) }})
+		Backfills: s.backfills(cfg, p),
+		Lettered:  func(n int) { parts.delivery.Lettered(n) }})
 	for _, a := range s.parts.alarms.List() {
 		name, ok := strings.CutPrefix(a.Key, "held/")
 		if ok && p.unfit[name] == "" && !slices.ContainsFunc(p.saved.Checkpoint.Tracks, func(t connector.Track) bool { return t.Mapping == name }) {

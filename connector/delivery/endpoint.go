@@ -17,6 +17,7 @@ type endpoint struct {
 	wake    chan struct{} // holds a token for each idle sender that should look
 	flying  int           // requests in flight
 	began   time.Time     // when the last request began
+	turn    int           // batches that were taken while both the stream and a backfill had some ready
 	// limit is most, or less after requests of that many records have timed out.
 	limit int
 
@@ -164,6 +165,26 @@ func (e *endpoint) choose(most int, serial, patience uint64, wanted func(*lane) 
 		return full
 	}
 	return fullest
+}
+
+// backfillTurn: of so many batches one is a backfill's, however many records the stream has, since some of these may wait for it.
+const backfillTurn = 4
+
+// chooseFirst picks the lane of the next batch: from what the stream brings, before what a backfill does, but for the backfill's turns. ready says of a lane
+// whether a batch may be taken from it now.
+func (e *endpoint) chooseFirst(most int, serial uint64, ready func(*lane) bool) *lane {
+	live := e.choose(most, serial, patience, func(l *lane) bool { return !l.key.backfill })
+	fill := e.choose(most, serial, patience, func(l *lane) bool { return l.key.backfill })
+	switch {
+	case fill == nil:
+		return live
+	case live == nil, !ready(live):
+		return fill
+	}
+	if e.turn++; e.turn%backfillTurn == 0 && ready(fill) {
+		return fill
+	}
+	return live
 }
 
 // chooseProbe picks the lane from which a probe is taken: the oldest record that no outage has met; where there is none, the one that

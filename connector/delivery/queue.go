@@ -68,6 +68,7 @@ type laneKey struct {
 	endpoint connector.Endpoint
 	envelope string
 	retry    bool // dead letters that are sent again: they pass a pause
+	backfill bool // rows of a backfill: what the stream brings goes first
 }
 
 // lane is the ready records of one endpoint and envelope, in the order in which they became ready; what came back from a failed
@@ -178,7 +179,7 @@ func (q *queue) add(rec *connector.Record, end *endpoint, retry *Retry) *lane {
 	} else {
 		it.links = it.room[:len(rec.Keys)]
 	}
-	it.lane = q.lane(laneKey{rec.Endpoint(), rec.Envelope, retry != nil}, end, rec.OptType == "update")
+	it.lane = q.lane(laneKey{rec.Endpoint(), rec.Envelope, retry != nil, retry == nil && rec.Backfill != 0}, end, rec.OptType == "update")
 	for i, key := range rec.Keys {
 		ln := q.lines[key]
 		if ln == nil {

@@ -77,7 +77,7 @@ func (d *Delivery) look(e *endpoint) (j *job, wait time.Duration) {
 		}
 	}
 	most := min(e.most, e.limit)
-	l := e.choose(most, d.queue.serial, patience, nil)
+	l := e.chooseFirst(most, d.queue.serial, func(l *lane) bool { return l.len() >= most || d.eager })
 	if l == nil {
 		if len(e.doubt) > 0 && e.flying == 0 {
 			// Nobody is there to tell whether they are at fault: they have to do it themselves.

@@ -28,6 +28,7 @@ const (
 	stateNoRight            = "42501"
 	stateUndefinedObject    = "42704"
 	stateUndefinedTable     = "42P01"
+	stateUndefinedColumn    = "42703"
 	stateDuplicateObject    = "42710"
 	stateTooManyConnections = "53300"
 	stateConfigurationLimit = "53400"

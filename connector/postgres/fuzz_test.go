@@ -132,6 +132,7 @@ func (s *offlineSink) Change(c *connector.Change) error {
 func (s *offlineSink) Commit(_, _ connector.LSN, _ time.Time) {}
 func (s *offlineSink) KeepAlive(connector.LSN)                {}
 func (s *offlineSink) Dry()                                   {}
+func (s *offlineSink) Watermark(string, connector.Position)   {}
 func (s *offlineSink) Room() <-chan struct{}                  { return nil }
 func (s *offlineSink) Confirmed() connector.LSN               { return 0 }
 func (s *offlineSink) Finished() <-chan struct{}              { return nil }

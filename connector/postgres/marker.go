@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"errors"
 
 	"github.com/jackc/pglogrepl"
@@ -17,6 +18,10 @@ const (
 	markerPrefix  = "tuzhan_cdc"
 	markerContent = "skip"
 )
+
+// watermarkContent begins the watermarks of backfills, which have the same prefix. Each is a transaction of its own: so it is flushed at once, and stands in the
+// stream where that was committed.
+const watermarkContent = "backfill "
 
 // messagesSince is the first version whose pgoutput has the option messages. An older one refuses it.
 const messagesSince = 14
@@ -52,6 +57,12 @@ func (s *stream) logicalMessage(m *pglogrepl.LogicalDecodingMessage) error {
 	switch {
 	case m.Transactional && !s.inTx:
 		return errors.New("a transactional message came outside a transaction")
+	case m.Transactional && m.Prefix == markerPrefix && bytes.HasPrefix(m.Content, []byte(watermarkContent)):
+		if err := s.releaseFirst(); err != nil { // of somebody who imitates them
+			return err
+		}
+		s.sink.Watermark(string(m.Content[len(watermarkContent):]), connector.Position{Commit: s.commit, Index: s.index})
+		return nil
 	case !isMarker(m) || s.skip:
 		return nil
 	case s.index == 0 && (s.first.empty() || connector.LSN(m.LSN) <= s.first.start): // its LSN is where it ends in the WAL

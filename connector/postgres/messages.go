@@ -11,15 +11,15 @@ import (
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 )
 
-// parseBegin reads a Begin message: the commit LSN and time of the transaction. Begin and Commit come with each transaction, and allocate nothing.
-func parseBegin(data []byte) (commit connector.LSN, at time.Time, err error) {
+// parseBegin reads a Begin message: the commit LSN and time of the transaction, and its id. Begin and Commit come with each transaction, and allocate nothing.
+func parseBegin(data []byte) (commit connector.LSN, at time.Time, xid uint32, err error) {
 	b := buffer{rest: data[1:]}
 	commit, at = connector.LSN(b.number64()), b.time()
-	b.number32() // the transaction's id
+	xid = b.number32()
 	if b.cut {
-		return 0, time.Time{}, errCut
+		return 0, time.Time{}, 0, errCut
 	}
-	return commit, at, b.end()
+	return commit, at, xid, b.end()
 }
 
 // parseCommit reads a Commit message: the LSN of the commit, and that of its end.

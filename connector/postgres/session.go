@@ -47,11 +47,17 @@ func connectStream(ctx context.Context, dsn string, f *frames) (*pgconn.PgConn, 
 
 // Connect opens a plain connection for SQL, with the same settings as the stream.
 func Connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
+	return connectWith(ctx, dsn, nil)
+}
+
+// connectWith is Connect with more settings.
+func connectWith(ctx context.Context, dsn string, more map[string]string) (*pgx.Conn, error) {
 	cfg, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		return nil, err
 	}
 	setSession(cfg.RuntimeParams)
+	maps.Copy(cfg.RuntimeParams, more)
 	delete(cfg.RuntimeParams, "timezone") // the database's own TimeZone is to be seen
 	setDialer(&cfg.Config)
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)

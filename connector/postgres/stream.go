@@ -51,6 +51,7 @@ type stream struct {
 	first    firstRows // held back until it is known whether a marker belongs before them
 
 	inTx    bool
+	xid     uint32
 	commit  connector.LSN
 	at      time.Time
 	index   uint32
@@ -327,14 +328,14 @@ func (s *stream) decode(ctx context.Context, start connector.LSN, data []byte) e
 	case 'I', 'U', 'D':
 		return s.takeRow(start, data)
 	case 'B':
-		commit, at, err := parseBegin(data)
+		commit, at, xid, err := parseBegin(data)
 		if err != nil {
 			return s.unread(data, err)
 		}
 		if err := s.releaseFirst(); err != nil {
 			return err
 		}
-		return s.begin(commit, at)
+		return s.begin(commit, at, xid)
 	case 'C':
 		commit, end, err := parseCommit(data)
 		if err != nil {
@@ -364,12 +365,13 @@ func (s *stream) unread(data []byte, err error) error {
 	return fmt.Errorf("message %q of pgoutput after position %s:%d: %w", data[0], s.commit, s.index, err)
 }
 
-func (s *stream) begin(commit connector.LSN, at time.Time) error {
+func (s *stream) begin(commit connector.LSN, at time.Time, xid uint32) error {
 	s.rel.last = nil
 	if s.inTx {
 		return fmt.Errorf("a transaction begins inside another at %s", s.commit)
 	}
 	s.inTx, s.commit, s.at, s.index, s.skip = true, commit, at.UTC(), 0, false
+	s.xid = xid
 	return nil
 }
 
@@ -429,7 +431,7 @@ func (s *stream) rowMessage(data []byte) error {
 	if err := s.row.fill(t, s.rel.partitions(t)); err != nil {
 		return fmt.Errorf("position %s: %w", position, err)
 	}
-	s.change = connector.Change{Position: position, CommitTime: s.at, Op: s.row.op, Table: t, Skip: s.skip}
+	s.change = connector.Change{Position: position, CommitTime: s.at, Op: s.row.op, Table: t, Skip: s.skip, XID: s.xid}
 	if s.row.op != connector.Delete {
 		s.change.New = s.row.new
 	}

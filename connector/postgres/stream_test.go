@@ -97,6 +97,8 @@ func (r *recorder) KeepAlive(end connector.LSN) {
 	r.signal()
 }
 
+func (r *recorder) Watermark(string, connector.Position) {}
+
 func (r *recorder) Dry() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -29,6 +29,9 @@ type durable interface {
 	AddGap(ctx context.Context, gap connector.Gap) error
 	Gaps(ctx context.Context) ([]connector.Gap, error)
 	SavePublished(ctx context.Context, tables []connector.Published) error
+	connector.BackfillStore
+	AllBackfills(ctx context.Context) ([]*connector.Backfill, error)
+	AddInitial(ctx context.Context, backfills []*connector.Backfill) error
 	Close() error
 }
 
@@ -58,6 +61,9 @@ func conform(t *testing.T, place func(t *testing.T) (open func() durable)) {
 		{"concurrent callers lose nothing", concurrentCallers},
 		{"a closed state refuses", closedRefuses},
 		{"covered points go, others stay", modelOfPoints},
+		{"backfills come back as they were", backfillsComeBack},
+		{"rows of backfills are known until the end", backfillRows},
+		{"rows of backfills move with their keys", backfillMoves},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, place(t)) })
 	}

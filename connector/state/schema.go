@@ -10,7 +10,7 @@ import (
 const applicationID = 0x747a6364
 
 // schemaVersion is what this program writes (PRAGMA user_version): the number of steps in migrations.
-const schemaVersion = 3
+const schemaVersion = 4
 
 // migrations gives the steps from an empty file to schemaVersion. A step that a release has shipped never changes.
 //
@@ -136,6 +136,40 @@ CREATE TABLE seal (
 	id    INTEGER PRIMARY KEY CHECK (id = 1),
 	probe BLOB NOT NULL
 ) STRICT;
+`, `
+-- Backfills, asked for by commands; those that have ended stay for people to see.
+CREATE TABLE backfill (
+	id          INTEGER PRIMARY KEY AUTOINCREMENT,
+	mapping     TEXT NOT NULL,
+	schema_name TEXT NOT NULL,
+	table_name  TEXT NOT NULL,
+	condition   TEXT NOT NULL,
+	since       BLOB,
+	row_limit   INTEGER NOT NULL,
+	rows_per_second INTEGER NOT NULL,
+	initial     INTEGER NOT NULL,
+	status      TEXT NOT NULL,
+	reason      TEXT NOT NULL,
+	asked       TEXT NOT NULL,       -- by a command, and not done yet
+	fingerprint TEXT NOT NULL,
+	created     INTEGER,
+	started     INTEGER,
+	ended       INTEGER,
+	progress    TEXT NOT NULL        -- JSON
+) STRICT;
+
+-- Rows of a backfill until it ends: points that are about to be sent (applied 0) or need no more work (applied 1), and what became a dead letter.
+CREATE TABLE backfill_row (
+	backfill   INTEGER NOT NULL,
+	row_key    BLOB NOT NULL,
+	number     INTEGER NOT NULL,
+	mapping    TEXT NOT NULL,
+	commit_lsn INTEGER NOT NULL,
+	idx        INTEGER NOT NULL,
+	applied    INTEGER NOT NULL,
+	PRIMARY KEY (backfill, row_key, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX backfill_row_open ON backfill_row (backfill) WHERE applied = 0;
 `}
 }
 

@@ -163,17 +163,30 @@ func (s *Store) Intend(ctx context.Context, ids []connector.RecordID) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	points := make([][]any, len(ids))
-	for i, id := range ids {
-		points[i] = keyArgs(id.Key())
+	var points, rows [][]any
+	for _, id := range ids {
+		if id.Row != "" {
+			rows = append(rows, append(rowArgs(id), 0))
+		} else {
+			points = append(points, keyArgs(id.Key()))
+		}
 	}
-	return s.w.q.do(ctx, func(w *writer) error { return w.each(intendPoint, points...) })
+	return s.w.q.do(ctx, func(w *writer) error {
+		if err := w.each(intendPoint, points...); err != nil {
+			return err
+		}
+		return w.each(putRow, rows...)
+	})
 }
 
 // Outcome notes the outcome of an intended point. It never blocks and never fails: what can't be written is kept in memory, tried again
 // until Close, and written before anything that was called later. There are at most as many as intents that are on the disk.
 // After Close it does nothing: the point is then uncertain at the next start.
 func (s *Store) Outcome(id connector.RecordID, applied bool) {
+	if id.Row != "" {
+		s.rowOutcome(id, applied)
+		return
+	}
 	point := keyArgs(id.Key())
 	s.w.q.put(&operation{apply: func(w *writer) error {
 		if applied {
@@ -268,7 +281,10 @@ func (s *Store) storedLetters(letters []*connector.DeadLetter) ([]storedLetter, 
 		stored[i].insert = []any{string(l.Class), l.Kind.String(), l.Mapping, l.Table, signed(l.Position.Commit), int64(l.Position.Index), int64(l.Number),
 			key.CommitTime, s.seal.seal(l.Payload), clean(l.Envelope), clean(l.OptType), encodeHashes(l.Keys), flag(l.Decrease), s.seal.seal(l.Change), clean(l.Reason),
 			int64(l.Attempts), answer, stamp(l.Created), stamp(l.Closed), clean(l.Resolution), flag(l.Uncounted)}
-		if l.Kind == connector.Point {
+		switch {
+		case l.Row != "":
+			stored[i].row = append(rowArgs(l.RecordID), 1)
+		case l.Kind == connector.Point:
 			stored[i].point = keyArgs(key)
 		}
 		stored[i].overtaken = func() bool { return l.Overtaken }

@@ -298,6 +298,7 @@ func keyArgs(k connector.RecordKey) []any {
 type storedLetter struct {
 	insert []any
 	point  []any // the key of a point's intent, else nil
+	row    []any // of a backfill, else nil
 	// overtaken is asked when it is written.
 	overtaken func() bool
 }
@@ -314,6 +315,11 @@ func (w *writer) setAside(letters []storedLetter) error {
 		}
 		if l.point != nil {
 			if err := w.exec(applyPoint, l.point...); err != nil {
+				return err
+			}
+		}
+		if l.row != nil {
+			if err := w.exec(putRow, l.row...); err != nil {
 				return err
 			}
 		}

@@ -47,6 +47,8 @@ type Snapshot struct {
 	// Held are the mappings that stand still; HeldMappings tells of them and of those that work off what came meanwhile.
 	Held         []string                `json:"held"`
 	HeldMappings []connector.HeldMapping `json:"heldMappings"`
+	// Backfills are those that have not ended.
+	Backfills []Backfill `json:"backfills"`
 	// Gaps are the stretches of the WAL that were recorded as not seen, for good.
 	Gaps []connector.Gap `json:"gaps"`
 
@@ -203,6 +205,25 @@ func MappingOf(name, table string, kind connector.Kind, c *connector.MappingCoun
 		}
 	}
 	return m
+}
+
+// Backfill is a backfill that has not ended.
+type Backfill struct {
+	ID      int64  `json:"id"`
+	Mapping string `json:"mapping"`
+	Table   string `json:"table"`
+	// State is queued, running or paused; Reason says why it stands still or waits.
+	State  connector.BackfillStatus `json:"state"`
+	Reason string                   `json:"reason,omitempty"`
+	// Rows are settled. Estimate is how many there are, as the server thought at the begin; 0: not known.
+	Rows     int64 `json:"rows"`
+	Estimate int64 `json:"estimate"`
+	// Pending rows are on their way, or are to be read once more.
+	Pending int `json:"pending"`
+	// Rate is in rows a second, over the last seconds; 0: not known.
+	Rate float64 `json:"rate"`
+	// Since is when it began; zero: it has not.
+	Since time.Time `json:"since,omitzero"`
 }
 
 // CheckpointOf shows a checkpoint; nil for nil.

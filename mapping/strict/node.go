@@ -1,6 +1,8 @@
 package strict
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 
@@ -49,6 +51,26 @@ func (n Node) IsList() bool { return n.is(yaml.SequenceNode) }
 
 // IsNull says that the node is there and holds nothing: an empty value, ~ or null.
 func (n Node) IsNull() bool { return n.IsScalar() && n.real().ShortTag() == "!!null" }
+
+// Fingerprint gives a text that is the same for what says the same, wherever it stands and however it is laid out; empty for the zero Node.
+func (n Node) Fingerprint() string {
+	if n.IsZero() {
+		return ""
+	}
+	h := sha256.New()
+	var walk func(y *yaml.Node)
+	walk = func(y *yaml.Node) {
+		for y.Kind == yaml.AliasNode {
+			y = y.Alias
+		}
+		fmt.Fprintf(h, "%d %q %q %d\n", y.Kind, y.ShortTag(), y.Value, len(y.Content))
+		for _, c := range y.Content {
+			walk(c)
+		}
+	}
+	walk(n.y)
+	return hex.EncodeToString(h.Sum(nil)[:12])
+}
 
 // CutShort says what to do where a comment may have swallowed the end of a text without quotes; "" where none did. An expression that reads the items
 // of a list has a # of its own.

@@ -49,6 +49,10 @@ type Source struct {
 	Heartbeat time.Duration
 	// Failover has standbys keep the slot in step (PostgreSQL 17 or newer). Default false.
 	Failover bool
+	// Snapshot is never, the default, or initial: at the first start all mappings with snapshot in their on are backfilled.
+	Snapshot string
+	// BackfillDSN is a standby from which backfills read rows (source.backfillDSN or backfillDSNFile). Not set, the default: DSN.
+	BackfillDSN Secret
 }
 
 // Display names the database without user and password: host:port/database, or for a Unix socket its folder in place of the host.
@@ -213,7 +217,7 @@ type Log struct {
 // defaults gives a Config with all that the file may leave out.
 func defaults() Config {
 	return Config{
-		Source:   Source{Slot: "tuzhan_cdc", Publication: "tuzhan_cdc", ReadInBursts: true, WALBudget: 10 << 30},
+		Source:   Source{Slot: "tuzhan_cdc", Publication: "tuzhan_cdc", ReadInBursts: true, WALBudget: 10 << 30, Snapshot: "never"},
 		Platform: Platform{PointAPI: "increase", Timeout: 10 * time.Second, Encryption: Encryption{KeyEncoding: "utf8", Encoding: "base64"}},
 		Delivery: Delivery{
 			Concurrency: 4, PointConcurrency: 16,

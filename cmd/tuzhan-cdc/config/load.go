@@ -191,12 +191,20 @@ func (l *loader) sourceKeys() []entry {
 			"`true` (PostgreSQL 15 or newer): the publications name only the columns that mappings read, and those of the replica identity, so that no other column leaves the database. See [Column lists](#column-lists)"),
 		key("readInBursts", boolean(&s.ReadInBursts),
 			"while much comes, from this machine and without TLS, the stream waits up to 4 ms for more before it reads, which saves PostgreSQL and the connector most of their work. `false` turns it off. See [Speed](#speed)"),
+		key("snapshot", enum(&s.Snapshot, "never", "initial"),
+			"`initial`: at the first start of the connector (when there is no state yet) all mappings with `snapshot` in their `on` are backfilled, once. See [Backfill](#backfill-the-rows-that-are-already-there)"),
+		key("backfillDSN", l.secret(&s.BackfillDSN, "PostgreSQL URL or keyword string"),
+			"a standby of the same server, from which backfills read the rows; watermarks are written on the primary all the same").or("`source.dsn`"),
+		key("backfillDSNFile", l.secretFile(&s.BackfillDSN), "a file that holds it, instead"),
 	}
 }
 
 func (l *loader) source(n strict.Node) {
 	s := &l.cfg.Source
 	fields := block(n, l.sourceKeys())
+	if at := or(fields["backfillDSN"], fields["backfillDSNFile"]); !at.IsZero() && l.oneOf(at, fields, "source", "backfillDSN", "backfillDSNFile") && s.BackfillDSN.IsSet() {
+		l.checkDSN(at, s.BackfillDSN)
+	}
 	if l.oneOf(or(n, l.root), fields, "source", "dsn", "dsnFile") && s.DSN.IsSet() {
 		l.checkDSN(or(fields["dsn"], fields["dsnFile"]), s.DSN)
 	}

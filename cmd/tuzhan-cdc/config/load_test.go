@@ -131,7 +131,8 @@ func TestFullFile(t *testing.T) {
 	want := &Config{
 		File: "testdata/full/pair.yaml",
 		Source: Source{DSN: NewSecret("postgres://cdc:p@db.example.com:5433/crm?sslmode=require"), Slot: "other_slot", Publication: "other_publication",
-			TimeZone: shanghai, ColumnLists: true, ReadInBursts: false, WALBudget: 3 << 30, Heartbeat: 11 * time.Second, Failover: true},
+			TimeZone: shanghai, ColumnLists: true, ReadInBursts: false, WALBudget: 3 << 30, Heartbeat: 11 * time.Second, Failover: true,
+			Snapshot: "initial", BackfillDSN: NewSecret("postgres://cdc:hush-standby@standby.example.com/crm")},
 		Platform: Platform{BaseURL: "https://integrate.example.com/base", AppID: "an-app", AppSecret: NewSecret("s"),
 			Paths: Paths{Point: "https://points.example.com/increase?key=1", PointDecrease: "/points/decrease", Event: "/events",
 				GroupRelation: "/groups", Token: "/token"},

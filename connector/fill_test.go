@@ -1,0 +1,194 @@
+package connector
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fillSession is a session with one backfill of the mapping and table that name names, whose key is column id. The table's rows are made of letters: the key.
+type fillSession struct {
+	*session
+	f     *fill
+	table *Table
+	lsn   LSN
+}
+
+func newFillSession(name string, cp *Checkpoint) *fillSession {
+	log := slog.New(slog.DiscardHandler)
+	s := &session{hand: &hand{}}
+	mapping := strings.Replace(name, "!", "h", 1)
+	b := &Backfill{ID: 3, Mapping: mapping, Schema: "s", Name: name, Status: BackfillRunning, Started: time.Now(), BackfillProgress: BackfillProgress{Key: []string{"id"}}}
+	s.Pipeline = NewPipeline(PipelineOptions{Mapper: oneEach{}, Store: &drawer{}, Saved: &Saved{Checkpoint: cp}, Alarms: NewAlarms(log), Log: log,
+		Backfills: &BackfillOptions{Unended: []*Backfill{b}, Pending: 100, Mappings: map[string]BackfillMapping{mapping: {Schema: "s", Name: name, Points: true}}}})
+	s.deliverer = s.hand
+	return &fillSession{session: s, f: s.fills.list[0], table: &Table{Schema: "s", Name: name, Columns: []Column{{Name: "id"}}}, lsn: 1000}
+}
+
+// write plays an update, or with old empty an insert; ? is a key that did not come.
+func (s *fillSession) write(t *testing.T, old, new string) {
+	t.Helper()
+	s.lsn += 10
+	tuple := func(key string) Tuple {
+		if key == "?" {
+			return Tuple{{Kind: Absent}}
+		}
+		return Tuple{{Kind: Text, Text: []byte(key)}}
+	}
+	c := &Change{Position: Position{Commit: s.lsn}, CommitTime: time.Unix(1, 0), Op: Update, Table: s.table, New: tuple(new), XID: uint32(s.lsn)}
+	if c.Op = Insert; old != "" {
+		c.Op, c.Old = Update, tuple(old)
+	}
+	if err := s.Change(c); err != nil {
+		t.Fatal(err)
+	}
+	s.Commit(s.lsn, s.lsn+5, c.CommitTime)
+	s.hand.open = nil // the stream's records are of no interest here
+}
+
+// chunk plays a chunk of these keys, with what happens between its watermarks, and gives the end and the keys that were handed over.
+func (s *fillSession) chunk(t *testing.T, keys string, snapshot *Visible, asked []string, between func()) (windowEnd, string) {
+	t.Helper()
+	w := &window{fill: s.f, token: fmt.Sprint(s.lsn), changed: map[string]struct{}{}, rows: asked, done: make(chan windowEnd, 1)}
+	s.fills.windows[w.token] = w
+	s.Watermark(lowMark+w.token, Position{Commit: s.lsn + 1})
+	if between != nil {
+		between()
+	}
+	w.chunk = &Chunk{Table: s.table, Scanned: len(keys), End: true, Snapshot: snapshot}
+	for _, k := range strings.Split(keys, "") {
+		w.chunk.Rows = append(w.chunk.Rows, ChunkRow{Key: k, Tuple: Tuple{{Kind: Text, Text: []byte(k)}}})
+		w.chunk.Last = k
+	}
+	s.lsn += 10
+	at := Position{Commit: s.lsn}
+	s.Watermark(highMark+w.token, at)
+	if s.Room() != nil {
+		t.Fatal("there is room")
+	}
+	handed := ""
+	for _, r := range s.hand.open {
+		if r.Position.Commit != at.Commit {
+			t.Errorf("a row stands at %s, and the watermark at %s", r.Position, at)
+		}
+		handed += w.chunk.Rows[r.Position.Index].Key
+	}
+	return <-w.done, handed
+}
+
+// left gives the rows that are stored as to be read once more.
+func (s *fillSession) left() string {
+	s.fills.mu.Lock()
+	defer s.fills.mu.Unlock()
+	var keys []string
+	for _, k := range s.f.stored().Again {
+		keys = append(keys, string(k))
+	}
+	slices.Sort(keys)
+	return strings.Join(keys, "")
+}
+
+// TestFillWindow: rows that change between the watermarks stay for later; the others take their place, and until they are settled they are known as such.
+func TestFillWindow(t *testing.T) {
+	s := newFillSession("e", &Checkpoint{Settled: Position{Commit: 1000}})
+	s.write(t, "b", "b") // before
+	end, handed := s.chunk(t, "abcd", &Visible{Xmin: 9999, Xmax: 9999}, nil, func() {
+		s.write(t, "c", "c")
+		s.write(t, "", "z")
+		s.write(t, "d", "x") // and x is to be read too
+	})
+	if end.returned() || handed != "ab" || s.left() != "abcdx" || string(s.f.After) != "d" {
+		t.Errorf("%+v: handed over %s, left %s, after %s", end, handed, s.left(), s.f.After)
+	}
+	s.deliver()
+	if s.left() != "cdx" || s.f.BackfillProgress.Rows != 2 || !s.f.Scanned {
+		t.Errorf("left %s, %+v", s.left(), s.f.BackfillProgress)
+	}
+	// Read once more: c is there, d has gone, and x changes again.
+	for _, key := range []string{"c", "d", "x"} {
+		s.f.again[key].taken = true
+	}
+	end, handed = s.chunk(t, "cx", nil, []string{"c", "d", "x"}, func() { s.write(t, "x", "x") })
+	if end.returned() || handed != "c" || s.left() != "cx" {
+		t.Errorf("%+v: handed over %s, left %s", end, handed, s.left())
+	}
+	s.deliver()
+	if s.left() != "x" {
+		t.Errorf("left %s", s.left())
+	}
+	if got := s.f.Moves; len(got) != 1 || string(got[0].From) != "d" || string(got[0].To) != "x" {
+		t.Errorf("moves %+v", got)
+	}
+}
+
+// TestFillReturned: a chunk that does not show what the stream has brought, or of which nobody knows what changed, or whose mapping is held, is read again as a
+// whole, and none of its rows are handed over.
+func TestFillReturned(t *testing.T) {
+	for name, play := range map[string]func(s *fillSession) (windowEnd, string){
+		"not seen": func(s *fillSession) (windowEnd, string) {
+			s.f.streamed = map[uint32]uint64{}
+			s.write(t, "a", "a") // its transaction has the number of its LSN
+			return s.chunk(t, "abc", &Visible{Xmin: uint64(s.lsn), Xmax: uint64(s.lsn) + 1, Running: []uint64{uint64(s.lsn)}}, nil, nil)
+		},
+		"unknown key": func(s *fillSession) (windowEnd, string) {
+			return s.chunk(t, "abc", nil, nil, func() { s.write(t, "?", "a") })
+		},
+		"to be held": func(s *fillSession) (windowEnd, string) {
+			s.Hold("e", "so", HoldFailing)
+			return s.chunk(t, "abc", nil, nil, nil)
+		},
+		"held": func(s *fillSession) (windowEnd, string) {
+			s.Hold("e", "so", HoldFailing)
+			s.write(t, "", "z")
+			return s.chunk(t, "abc", nil, nil, nil)
+		},
+	} {
+		s := newFillSession("e", &Checkpoint{Settled: Position{Commit: 1000}})
+		end, handed := play(s)
+		if !end.returned() || handed != "" || s.left() != "abc" {
+			t.Errorf("%s: %+v, handed over %q, left %q", name, end, handed, s.left())
+		}
+	}
+	// A transaction that the chunk shows, or that came between the watermarks, is no reason.
+	s := newFillSession("e", &Checkpoint{Settled: Position{Commit: 1000}})
+	s.f.streamed = map[uint32]uint64{}
+	s.write(t, "a", "a")
+	seen := uint64(s.lsn)
+	end, handed := s.chunk(t, "abc", &Visible{Xmin: seen + 1, Xmax: seen + 1}, nil, func() { s.write(t, "b", "b") })
+	if end.returned() || handed != "ac" || len(s.f.streamed) != 1 {
+		t.Errorf("%+v, handed over %q, %d transactions kept", end, handed, len(s.f.streamed))
+	}
+}
+
+// TestFillMisfit: a mapping that can't read the rows says so, and nothing is lost.
+func TestFillMisfit(t *testing.T) {
+	s := newFillSession("!", &Checkpoint{Settled: Position{Commit: 1000}})
+	end, handed := s.chunk(t, "abc", nil, nil, nil)
+	if end.misfit != "no such column" || handed != "" || s.left() != "abc" {
+		t.Errorf("%+v, handed over %q, left %q", end, handed, s.left())
+	}
+}
+
+// TestFillKnownPoints: points of an earlier process that were applied are passed over; those of which nobody knows become letters.
+func TestFillKnownPoints(t *testing.T) {
+	s := newFillSession("p", &Checkpoint{Settled: Position{Commit: 1000}})
+	w := &window{fill: s.f, token: "t", changed: map[string]struct{}{}, done: make(chan windowEnd, 1), known: map[string]Known{"a": Applied, "b": Intended}}
+	s.fills.windows["t"] = w
+	s.Watermark(lowMark+"t", Position{Commit: 1001})
+	w.chunk = &Chunk{Table: s.table, Last: "c", Rows: []ChunkRow{{Key: "a"}, {Key: "b"}, {Key: "c"}}}
+	s.Watermark(highMark+"t", Position{Commit: 1010})
+	s.Watermark(highMark+"t", Position{Commit: 1010}) // it comes again
+	s.Room()
+	letters := s.letters.take()
+	if len(s.hand.open) != 1 || s.hand.open[0].Position.Index != 2 || len(letters) != 1 || letters[0].letter.Class != ClassUncertain || letters[0].letter.Position.Index != 1 {
+		t.Errorf("records %+v, letters %+v", s.hand.open, letters)
+	}
+	letters[0].change.settle(letters[0].letter.RecordID)
+	s.deliver()
+	if s.left() != "" || s.f.BackfillProgress.Rows != 3 {
+		t.Errorf("left %q, %d rows", s.left(), s.f.BackfillProgress.Rows)
+	}
+}

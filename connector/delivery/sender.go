@@ -95,6 +95,7 @@ func (d *Delivery) look(e *endpoint) (j *job, wait time.Duration) {
 		}
 	}
 	j = &job{end: e, items: d.take(l, most, false)}
+	e.began = now // else another sender, that looks before this one has sent, would not wait
 	d.openRoom()
 	if e.hasReady() || e.waits() {
 		e.rouse()

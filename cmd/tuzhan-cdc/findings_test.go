@@ -164,7 +164,7 @@ tables:
 			t.Errorf("no finding of area %s", area)
 		}
 	}
-	const want = "tables: crm.member_groups is not as the database has it, so its tests may say what is not so: its replica identity is full, not default; column phone is text, not character varying(20); there is no column gone; tuzhan-cdc test --record-tables"
+	want := "tables: crm.member_groups is not as the database has it, so its tests may say what is not so: its replica identity is full, not default; column phone is text, not character varying(20); there is no column gone; tuzhan-cdc test -c " + r.file + " --record-tables"
 	if stale != want {
 		t.Errorf("got  %s\nwant %s", stale, want)
 	}

@@ -27,7 +27,7 @@ mappings:
   - {name: plain, table: crm.notes, on: [update], event: {eventKey: c_plain, identities: [{identityType: id, identityValue: "${{ id }}"}]}}
 `, platformsim.Options{})
 	out, errs, code := r.run("check")
-	for _, words := range []string{"mapping reads reads body of table crm.notes, which holds long values", "mapping careful reads status, body", `cure: ALTER TABLE "crm"."notes" REPLICA IDENTITY FULL;`} {
+	for _, words := range []string{"mapping reads reads body of table crm.notes, which holds long values", "mapping careful reads status, body", "cure, in psql:\n             ALTER TABLE \"crm\".\"notes\" REPLICA IDENTITY FULL;"} {
 		if code != 0 || !strings.Contains(out, words) {
 			t.Errorf("check: exit %d, no %q in\n%s%s", code, words, out, errs)
 		}

@@ -338,7 +338,7 @@ func TestDist(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "tar", "-xzf", archive.Name(), "-C", dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, file := range []string{"README.md", "CHANGELOG.md", "LICENSE", "THIRD-PARTY-LICENSES", "platformsim", "deploy/role.sql", "deploy/README.md", "deploy/compose.yaml",
+	for _, file := range []string{"README.md", "README.zh-CN.md", "CHANGELOG.md", "LICENSE", "THIRD-PARTY-LICENSES", "platformsim", "deploy/role.sql", "deploy/README.md", "deploy/compose.yaml",
 		"deploy/kubernetes/sidecar.yaml", "deploy/systemd/tuzhan-cdc.service", "deploy/prometheus/alerts.yaml", "deploy/grafana/tuzhan-cdc.json", "examples/quickstart/tuzhan-cdc.yaml"} {
 		if _, err := os.Stat(filepath.Join(dir, name, file)); err != nil {
 			t.Error(err)

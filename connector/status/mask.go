@@ -2,6 +2,7 @@ package status
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"regexp"
 	"slices"
@@ -68,7 +69,7 @@ func (m *masker) value(d *json.Decoder, out *bytes.Buffer, key string, change, i
 				write(out, field)
 				out.WriteByte(':')
 			}
-			if change && !inside && !within && key == "" {
+			if change && !inside && !within && key == "" && field != rowField {
 				field = "" // what a change says of itself
 			}
 			if err := m.value(d, out, field, change && (inside || key == ""), within); err != nil {
@@ -81,8 +82,11 @@ func (m *masker) value(d *json.Decoder, out *bytes.Buffer, key string, change, i
 		}
 		out.WriteRune(rune(end.(json.Delim)))
 	case string:
-		if inside {
+		switch {
+		case inside:
 			v = m.text(key, v, change)
+		case key == rowField:
+			v = maskRow(v)
 		}
 		write(out, v)
 	case json.Number:
@@ -95,6 +99,17 @@ func (m *masker) value(d *json.Decoder, out *bytes.Buffer, key string, change, i
 		write(out, v)
 	}
 	return nil
+}
+
+// rowField is the field of a change that has the key of its row, as hex.
+const rowField = "row"
+
+// maskRow hides a row's key, which may be a phone, unless it looks harmless.
+func maskRow(v string) string {
+	if key, err := hex.DecodeString(v); err == nil && harmless(string(key)) {
+		return v
+	}
+	return "***"
 }
 
 // text masks one value. row: it is a column's, of which nothing says what it is.

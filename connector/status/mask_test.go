@@ -25,7 +25,10 @@ func TestMask(t *testing.T) {
 			`"new":{"id":"17","phone":"13812345678","xm":"欧阳娜娜","status":"已付款","amount":"12.50","at":"2024-05-01 12:00:00+08","memo":"call 13812345678","flag":"t","x":null,"raw":{"hex":"cfc2"}},"unknown":["old.note"]}`,
 			want: `{"op":"update","schema":"crm","table":"orders","oid":16400,"columns":[{"name":"phone","type":20,"typeName":"text","key":true}],` +
 				`"new":{"id":"17","phone":"138****5678","xm":"欧***","status":"已付款","amount":"12.50","at":"2024-05-01 12:00:00+08","memo":"call****5678","flag":"t","x":null,"raw":{"hex":"cfc2"}},"unknown":["old.note"]}`},
-		"no JSON": {payload: `13812345678 {`, want: `"***"`},
+		"a row's key": {change: `{"op":"snapshot","row":"31333831323334353637382c564950","columns":[],"new":{"id":"17"}}`,
+			want: `{"op":"snapshot","row":"***","columns":[],"new":{"id":"17"}}`},
+		"a harmless key": {change: `{"op":"snapshot","row":"3137","new":{"id":"17"}}`, want: `{"op":"snapshot","row":"3137","new":{"id":"17"}}`},
+		"no JSON":        {payload: `13812345678 {`, want: `"***"`},
 	} {
 		l := Letter{Payload: []byte(c.payload), Change: []byte(c.change), Answer: &connector.LetterAnswer{Msg: c.msg}}
 		answer := l.Answer

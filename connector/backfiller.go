@@ -80,6 +80,7 @@ func (fs *fills) answer(ctx context.Context, f *fill, asked string) (stopped boo
 	case AskPause:
 		return true, fs.stop(ctx, f, BackfillPaused, "", asked)
 	case AskCancel:
+		fs.abandon(f)
 		if !fs.drained(f) { // what is on its way ends first: a point must not be forgotten before its outcome is known
 			return true, nil
 		}
@@ -100,7 +101,7 @@ func (fs *fills) answer(ctx context.Context, f *fill, asked string) (stopped boo
 func (fs *fills) drained(f *fill) bool {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	return f.open == 0
+	return f.open == 0 && !f.handing
 }
 
 // number is the id in the key of its alarm.
@@ -256,8 +257,11 @@ func (fs *fills) asked(ctx context.Context, f *fill) (stopped bool, err error) {
 		if b.ID != f.ID {
 			continue
 		}
-		if b.Asked == AskPause || b.Asked == AskCancel {
+		switch b.Asked {
+		case AskPause, AskCancel:
 			return fs.answer(ctx, f, b.Asked)
+		case AskResume: // it runs, and must not go on by this when it stands still later, for a reason that nobody has seen then
+			return false, fs.store(ctx, f, AskResume)
 		}
 		return false, nil
 	}

@@ -85,6 +85,7 @@ type fill struct {
 	order      []string            // of again, and keys that are no longer in it
 	moved      map[string]struct{} // of again: rows that came to these keys since they were taken
 	open       int                 // rows that were handed over and are not settled
+	handing    bool                // rows of it are being handed over: more will be open
 	wake       chan struct{}
 
 	// streamed are the transactions that have changed the table and came through the stream since it was asked for, but those that a chunk has shown

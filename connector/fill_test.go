@@ -1,6 +1,7 @@
 package connector
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -190,5 +191,94 @@ func TestFillKnownPoints(t *testing.T) {
 	s.deliver()
 	if s.left() != "" || s.f.BackfillProgress.Rows != 3 {
 		t.Errorf("left %q, %d rows", s.left(), s.f.BackfillProgress.Rows)
+	}
+}
+
+// TestFillTwins: two texts that are one key to the database both find the row; its point is given once.
+func TestFillTwins(t *testing.T) {
+	for name, asked := range map[string][]string{"both at once": {"a", "A"}, "one now": {"a"}} {
+		s := newFillSession("p", &Checkpoint{Settled: Position{Commit: 1000}})
+		s.f.readAgain("a")
+		s.f.readAgain("A")
+		for _, key := range asked {
+			s.f.again[key].taken = true
+		}
+		keys := strings.Repeat("A", len(asked)) // the row's key is written A
+		want := strings.Repeat("A", len(asked)-1)
+		end, handed := s.chunk(t, keys, nil, asked, nil)
+		if end.returned() || handed != want || s.left() != "A" {
+			t.Errorf("%s: %+v, handed over %q, left %q", name, end, handed, s.left())
+		}
+		s.deliver()
+		if got := s.left(); got+want != "A" {
+			t.Errorf("%s: left %q", name, got)
+		}
+	}
+}
+
+// TestFillMovedSinceTaken: a row that came to a key after that was taken to be read, and before it was, is read once more: what was known of its point is still
+// noted under its former key.
+func TestFillMovedSinceTaken(t *testing.T) {
+	s := newFillSession("p", &Checkpoint{Settled: Position{Commit: 1000}})
+	s.f.readAgain("k")
+	s.f.again["k"].taken = true
+	s.write(t, "x", "k")
+	end, handed := s.chunk(t, "k", nil, []string{"k"}, nil)
+	if end.returned() || handed != "" || s.left() != "k" || s.f.again["k"].taken || len(s.f.Moves) != 1 {
+		t.Errorf("%+v, handed over %q, left %q, moves %v", end, handed, s.left(), s.f.Moves)
+	}
+	s.f.again["k"].taken = true
+	if end, handed = s.chunk(t, "k", nil, []string{"k"}, nil); end.returned() || handed != "k" {
+		t.Errorf("%+v, handed over %q", end, handed)
+	}
+	s.deliver()
+	if s.left() != "" {
+		t.Errorf("left %q", s.left())
+	}
+}
+
+// shelf is a BackfillStore that ends backfills only; ending is called meanwhile.
+type shelf struct {
+	BackfillStore
+	ending func()
+	ended  int
+}
+
+func (s *shelf) EndBackfill(context.Context, *Backfill, string) error {
+	s.ended++
+	s.ending()
+	return nil
+}
+
+// TestFillCancelled: nothing of a backfill is handed over once its rows are being forgotten, and they are not while some are being handed over.
+func TestFillCancelled(t *testing.T) {
+	s := newFillSession("p", &Checkpoint{Settled: Position{Commit: 1000}})
+	read := func(token string) func() {
+		w := &window{fill: s.f, token: token, changed: map[string]struct{}{}, done: make(chan windowEnd, 1)}
+		s.fills.windows[token] = w
+		s.Watermark(lowMark+token, Position{Commit: 1001})
+		w.chunk = &Chunk{Table: s.table, Last: token, Rows: []ChunkRow{{Key: token, Tuple: Tuple{{Kind: Text, Text: []byte(token)}}}}}
+		return func() { s.Watermark(highMark+token, Position{Commit: 1010}) }
+	}
+	first, second := read("a"), read("b")
+	first()
+	store := &shelf{ending: func() { second(); s.Room() }}
+	s.fills.Store = store
+	cancel := func() {
+		t.Helper()
+		if stopped, err := s.fills.answer(t.Context(), s.f, AskCancel); !stopped || err != nil {
+			t.Fatal(stopped, err)
+		}
+	}
+	if cancel(); store.ended > 0 {
+		t.Error("it ends while rows are being handed over")
+	}
+	s.Room()
+	if cancel(); store.ended > 0 || len(s.hand.open) != 1 {
+		t.Errorf("it ends while %d rows are open", len(s.hand.open))
+	}
+	s.deliver()
+	if cancel(); store.ended != 1 || len(s.hand.open) != 0 || s.f.Status != BackfillCancelled {
+		t.Errorf("%s: ended %d times, %d rows sent since", s.f.Status, store.ended, len(s.hand.open))
 	}
 }

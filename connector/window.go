@@ -171,12 +171,19 @@ func (fs *fills) judge(w *window) {
 		w.done <- end
 		return
 	}
+	if w.track.again {
+		f.dropTwins(w)
+	}
 	for i := range w.chunk.Rows {
 		if len(w.changed)+len(f.again) == 0 {
 			break
 		}
 		key := w.chunk.Rows[i].Key
 		_, changed := w.changed[key]
+		if w.track.again { // what is known of it was asked for before the row came to this key, maybe
+			_, came := f.moved[key]
+			changed = changed || came
+		}
 		if a := f.again[key]; a != nil && !w.track.again || changed {
 			f.readAgain(key)
 			if w.skipped == nil {
@@ -190,7 +197,21 @@ func (fs *fills) judge(w *window) {
 	}
 	w.track.left = len(w.chunk.Rows) - len(w.skipped)
 	w.track.rows = make([]fillRow, 0, w.track.left)
-	fs.handing = w
+	fs.handing, f.handing = w, true
+}
+
+// dropTwins is for rows that were asked for by their keys. Where two texts are one key to the database (1.0 and 1.00, or citext in two spellings) both find
+// the row, which has one of them: it counts once, and by that one.
+func (f *fill) dropTwins(w *window) {
+	asked := make(map[string]bool, len(w.rows)) // false: it has come
+	for _, key := range w.rows {
+		asked[key] = true
+	}
+	w.chunk.Rows = slices.DeleteFunc(w.chunk.Rows, func(r ChunkRow) bool {
+		waits, ok := asked[r.Key]
+		asked[r.Key] = false
+		return ok && !waits || !ok && f.again[r.Key] != nil // it is read by itself
+	})
 }
 
 // newChunk begins to follow the rows of a window.
@@ -232,8 +253,10 @@ func (f *fill) endAbsent(w *window) {
 			continue
 		}
 		_, changed := w.changed[key]
+		_, came := f.moved[key]
 		switch {
-		case changed:
+		case changed || came:
+			delete(f.moved, key)
 			a.taken = false
 			f.order = append(f.order, key)
 		case !found[key]:
@@ -272,7 +295,7 @@ func (fs *fills) handNext() bool {
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	w.track.handed = true
+	w.track.handed, w.fill.handing = true, false
 	w.fill.dirty = true
 	w.fill.rouse()
 	w.done <- windowEnd{}
@@ -298,7 +321,7 @@ func (fs *fills) refused(w *window, reason string) {
 			f.readAgain(key)
 		}
 	}
-	w.track.handed = true
+	w.track.handed, f.handing = true, false
 	w.done <- windowEnd{misfit: reason}
 }
 

@@ -197,13 +197,14 @@ func (g *reading) step(ctx context.Context) (more bool, err error) {
 	f.advance()
 	moves := len(f.Moves)
 	open, waiting, unsettled := f.open, len(f.again), f.open+len(f.chunks)+len(f.straggling) > 0
+	coming := open > 0 || f.handing // since before a pause
 	fs.mu.Unlock()
 	switch {
 	case waiting >= mostMoved:
 		return false, &stall{fmt.Sprintf("more than %d rows are to be read once more, because they changed their key or kept changing: cancel it, and begin anew when fewer change", mostMoved)}
 	case (open >= fs.Pending || moves > 0) && len(g.flying) > 0:
 		return true, g.land(ctx)
-	case moves > 0 && open > 0: // what became of a row under its former key must be known
+	case moves > 0 && coming: // what became of a row under its former key must be known
 		return true, g.rest(ctx, asksEvery)
 	case moves > 0:
 		return true, g.move(ctx)
@@ -305,6 +306,9 @@ func (g *reading) scan(ctx context.Context) error {
 		w.anyhow = g.tries >= triesByCtid
 	}
 	g.scanned = c.End
+	if left := g.f.Limit - g.count; g.f.Limit > 0 && int64(len(c.Rows)) > left { // without a key whole pages are read
+		c.Rows = c.Rows[:left]
+	}
 	g.count += int64(len(c.Rows))
 	if c.Scanned > 0 {
 		g.last, g.from = c.Last, false

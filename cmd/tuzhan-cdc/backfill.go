@@ -153,6 +153,9 @@ func dryRunBackfill(c *cobra.Command, cfg *config.Config, b *connector.Backfill,
 		if err != nil {
 			return err
 		}
+		if left := b.Limit - rows; b.Limit > 0 && int64(len(chunk.Rows)) > left { // without a key whole pages are read
+			chunk.Rows = chunk.Rows[:left]
+		}
 		for i := range chunk.Rows {
 			out.Reset()
 			mapper.Map(&connector.Change{Op: connector.Snapshot, Table: chunk.Table, New: chunk.Rows[i].Tuple, Row: chunk.Rows[i].Key}, connector.Part{Only: b.Mapping}, &out)

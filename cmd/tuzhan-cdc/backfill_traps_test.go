@@ -251,3 +251,26 @@ func TestBackfillKilledPoint(t *testing.T) {
 		t.Errorf("points of %s", none)
 	}
 }
+
+// TestBackfillLimitWithoutKey: of a table without a key, whose rows are read by the page, no more are sent than --limit says.
+func TestBackfillLimitWithoutKey(t *testing.T) {
+	t.Parallel()
+	needsWatermarks(t)
+	r := newRig(t, "CREATE SCHEMA crm; CREATE TABLE crm.gifts (phone text, amount int)", `
+mappings:
+  - name: gifts
+    table: crm.gifts
+    on: [insert, snapshot]
+    point: {point: "${{ amount }}", remark: gift, phoneList: [{phone: "${{ phone }}", isVerify: "1"}]}
+`, platformsim.Options{})
+	r.db.Exec(t, "INSERT INTO crm.gifts SELECT '138' || n, n FROM generate_series(10, 59) n")
+	if out := r.backfill("gifts", "--limit", "7", "--dry-run"); !strings.HasPrefix(out, "7 rows: 7 records") {
+		t.Errorf("dry run: %s", out)
+	}
+	r.start()
+	r.backfill("gifts", "--limit", "7")
+	r.settled()
+	if n := r.sim.Count(platformsim.Point); n != 7 {
+		t.Errorf("%d points of 7 rows", n)
+	}
+}

@@ -172,7 +172,8 @@ func newFills(p *Pipeline, o BackfillOptions) *fills {
 // add takes a backfill that is in the store. The caller holds mu, or nobody else knows of fs.
 func (fs *fills) add(b *Backfill) *fill {
 	f := &fill{Backfill: b, all: fs, again: map[string]*againRow{}, moved: map[string]struct{}{}, wake: make(chan struct{}, 1), columns: map[*Table][]int{}}
-	f.points = fs.Mappings[b.Mapping].Points
+	m, ok := fs.Mappings[b.Mapping]
+	f.points = m.Points || !ok // it may have made some, and be put back
 	for _, r := range b.Again {
 		f.readAgain(string(r))
 	}

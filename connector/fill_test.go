@@ -282,3 +282,41 @@ func TestFillCancelled(t *testing.T) {
 		t.Errorf("%s: ended %d times, %d rows sent since", s.f.Status, store.ended, len(s.hand.open))
 	}
 }
+
+// TestFillMovesOfGoneMapping: keys that change while the mapping is out of the file are kept: it may have given points, and be put back.
+func TestFillMovesOfGoneMapping(t *testing.T) {
+	s := newFillSession("p", &Checkpoint{Settled: Position{Commit: 1000}})
+	s.fills = newFills(s.Pipeline, BackfillOptions{Unended: []*Backfill{s.f.Backfill}, Pending: 100})
+	s.write(t, "a", "b")
+	if got := s.fills.list[0].Moves; len(got) != 1 || string(got[0].From) != "a" || string(got[0].To) != "b" {
+		t.Errorf("moves %+v", got)
+	}
+}
+
+// saves is a BackfillStore that keeps what is done of what was asked for.
+type saves struct {
+	BackfillStore
+	asked string
+}
+
+func (s *saves) Backfills(context.Context) ([]*Backfill, error) {
+	return []*Backfill{{ID: 3, Mapping: "p", Schema: "s", Name: "p", Status: BackfillRunning, Asked: s.asked}}, nil
+}
+
+func (s *saves) SaveBackfill(_ context.Context, _ *Backfill, done string) error {
+	if done == s.asked {
+		s.asked = ""
+	}
+	return nil
+}
+
+// TestFillResumedWhileItRuns: resume, asked for while it runs, is done with: it must not end the next standstill.
+func TestFillResumedWhileItRuns(t *testing.T) {
+	s := newFillSession("p", &Checkpoint{Settled: Position{Commit: 1000}})
+	store := &saves{asked: AskResume}
+	s.fills.Store = store
+	stopped, err := s.fills.asked(t.Context(), s.f)
+	if stopped || err != nil || store.asked != "" || s.f.Status != BackfillRunning {
+		t.Errorf("stopped %t, %v, asked %q, %s", stopped, err, store.asked, s.f.Status)
+	}
+}

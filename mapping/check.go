@@ -168,7 +168,7 @@ func (s *Set) CheckEach(tables []*connector.Table) iter.Seq2[string, *Findings] 
 func (m *mapping) checkSnapshot(f *Findings) {
 	if m.kind == connector.Point && m.ops[connector.Snapshot] {
 		f.Warnings.AddHint(m.node, "Take snapshot out of its on, where the rows that are there have had their points already.",
-			"mapping %s makes points on snapshot: each backfill gives them anew, to every row that it reads", m.name)
+			"mapping %s makes points on snapshot: each backfill gives them anew, to every row that it reads: also to those that the stream has given them, before it or while it runs", m.name)
 	}
 }
 

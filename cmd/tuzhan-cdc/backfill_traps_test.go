@@ -274,3 +274,27 @@ mappings:
 		t.Errorf("%d points of 7 rows", n)
 	}
 }
+
+// TestBackfillPausedGap: a backfill that was paused when a gap was accepted says so, and forgets the positions of the history before.
+func TestBackfillPausedGap(t *testing.T) {
+	t.Parallel()
+	needsWatermarks(t)
+	r := newRig(t, crmSchema, backfillMappings, platformsim.Options{})
+	r.db.Exec(t, manyGroups)
+	r.start()
+	r.backfill("member-groups", "--detach", "--rows-per-second", "500")
+	r.platform(func(s *platformsim.Sim) bool { return s.Count(platformsim.GroupRelation) > 0 })
+	r.backfill("pause", "member-groups")
+	b := r.waitFill(func(b connector.Backfill) bool { return b.Status == connector.BackfillPaused && b.Asked == "" })
+	if b.Reason != "" || b.Moved.IsZero() {
+		t.Fatalf("paused: %+v", b)
+	}
+	r.stop()
+	r.db.Exec(t, `SELECT pg_drop_replication_slot('`+r.slot+`')`)
+	_, id := r.refused()
+	r.accepted("--accept-gap", id)
+	b = r.waitFill(func(connector.Backfill) bool { return true })
+	if b.Status != connector.BackfillPaused || !strings.Contains(b.Reason, "a gap was accepted") || !b.Moved.IsZero() {
+		t.Errorf("after the gap: %s, %q, moved %s", b.Status, b.Reason, b.Moved)
+	}
+}

@@ -42,11 +42,11 @@ func (s *supervisor) beginBackfills(ctx context.Context, cfg *config.Config, sav
 		return err
 	}
 	for _, b := range list {
-		if b.Started.IsZero() || b.Status == connector.BackfillPaused {
+		if b.Started.IsZero() {
 			continue
 		}
 		b.Status, b.Moved = connector.BackfillPaused, connector.Position{} // positions of another history mean nothing
-		b.Reason = "a gap was accepted while it ran: what changed in the gap may have been read before. Cancel it and begin anew; or resume it, where that does no harm"
+		b.Reason = "a gap was accepted since it began: what changed in the gap may have been read before. Cancel it and begin anew; or resume it, where that does no harm"
 		s.parts.alarms.Raise("backfill/"+strconv.FormatInt(b.ID, 10), fmt.Sprintf("backfill %d of mapping %s is paused: %s", b.ID, b.Mapping, b.Reason),
 			fmt.Sprintf("tuzhan-cdc backfill cancel %d, or resume %d", b.ID, b.ID))
 		if _, err := insist(ctx, s, func() (any, error) { return nil, store.SaveBackfill(ctx, b, "") }); err != nil {

@@ -174,19 +174,8 @@ func (s *Store) EndBackfill(ctx context.Context, b *connector.Backfill, done str
 		return fault("writing", s.place, err)
 	}
 	if err := s.w.q.do(ctx, func(w *writer) error {
-		letters, err := w.unansweredRows(b)
-		if err != nil {
+		if err := w.setUnansweredAside(b, nil, fmt.Sprintf("its backfill (%d) is %s", b.ID, b.Status)); err != nil {
 			return err
-		}
-		if len(letters) > 0 {
-			stored, err := w.stored(letters)
-			if err == nil {
-				err = w.setAside(stored)
-			}
-			if err != nil {
-				return err
-			}
-			w.unanswered = append(w.unanswered, letters...)
 		}
 		return w.exec(saveBackfill, args...)
 	}); err != nil {
@@ -195,9 +184,26 @@ func (s *Store) EndBackfill(ctx context.Context, b *connector.Backfill, done str
 	return s.forgetRows(ctx)
 }
 
-// unansweredRows makes letters of a backfill's points that have an intent and no outcome.
-func (w *writer) unansweredRows(b *connector.Backfill) (letters []*connector.DeadLetter, err error) {
-	err = w.medium.query("SELECT row_key, number, commit_lsn, idx FROM backfill_row WHERE backfill = ? AND applied = 0", func(row scanner) error {
+// setUnansweredAside makes letters of a backfill's points that have an intent and no outcome: of one row, or (nil) of all.
+func (w *writer) setUnansweredAside(b *connector.Backfill, row []byte, why string) error {
+	letters, err := w.unansweredRows(b, row, why)
+	if err != nil || len(letters) == 0 {
+		return err
+	}
+	stored, err := w.stored(letters)
+	if err == nil {
+		err = w.setAside(stored)
+	}
+	w.unanswered = append(w.unanswered, letters...)
+	return err
+}
+
+func (w *writer) unansweredRows(b *connector.Backfill, of []byte, why string) (letters []*connector.DeadLetter, err error) {
+	query, args := "SELECT row_key, number, commit_lsn, idx FROM backfill_row WHERE backfill = ? AND applied = 0", []any{b.ID}
+	if of != nil {
+		query, args = query+" AND row_key = ?", append(args, of)
+	}
+	err = w.medium.query(query, func(row scanner) error {
 		id := connector.RecordID{Mapping: b.Mapping, Backfill: b.ID}
 		var key []byte
 		var number, lsn, idx int64
@@ -206,9 +212,9 @@ func (w *writer) unansweredRows(b *connector.Backfill) (letters []*connector.Dea
 		}
 		id.Row, id.Number, id.Position = string(key), int(number), connector.Position{Commit: unsigned(lsn), Index: uint32(idx)}
 		letters = append(letters, &connector.DeadLetter{RecordID: id, Class: connector.ClassUncertain, Kind: connector.Point, Table: b.Table(), Attempts: 1,
-			Created: time.Now().UTC(), Reason: fmt.Sprintf("the connector stopped between sending this point and reading the answer, and its backfill (%d) is %s: its row is not read again; the payload is not known: look the customer's points up on the platform", b.ID, b.Status)})
+			Created: time.Now().UTC(), Reason: fmt.Sprintf("the connector stopped between sending this point and reading the answer, and %s: its row is not read again; the payload is not known: look the customer's points up on the platform", why)})
 		return nil
-	}, b.ID)
+	}, args...)
 	return letters, err
 }
 
@@ -288,6 +294,10 @@ func (s *Store) MoveRows(ctx context.Context, b *connector.Backfill, moves []con
 	}
 	return s.w.q.do(ctx, func(w *writer) error {
 		for _, m := range moves {
+			// Where something is known under the new key, it is of a row that has gone.
+			if err := w.setUnansweredAside(b, m.To, "another row has its key now"); err != nil {
+				return err
+			}
 			if err := w.exec("DELETE FROM backfill_row WHERE backfill = ? AND row_key = ?", b.ID, []byte(m.To)); err != nil {
 				return err
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -136,6 +137,20 @@ func backfillMoves(t *testing.T, open func() durable) {
 	got, err := s.Backfills(ctx)
 	if err != nil || got[0].Read != 2 {
 		t.Errorf("%+v, %v", got, err)
+	}
+	letters := func() []*connector.DeadLetter {
+		t.Helper()
+		list, err := s.Letters(ctx, Filter{})
+		must(t, err)
+		return list
+	}
+	if n := len(letters()); n != 0 {
+		t.Errorf("%d letters of rows that all are known still", n)
+	}
+	move("9", "3") // one takes the place of one that has left, and whose point has no outcome
+	knows(t, s, b, map[string]connector.Known{"1": connector.Intended}, "1", "2", "3")
+	if list := letters(); len(list) != 1 || list[0].Class != connector.ClassUncertain || list[0].Position != at(5, 2) || !strings.Contains(list[0].Reason, "another row has its key") {
+		t.Errorf("letters %+v", list)
 	}
 }
 

@@ -170,7 +170,7 @@ type RowReader interface {
 	// Read writes the watermark low (empty: none), and then reads at most most rows behind after (empty: from the beginning; from: after is the first one), in
 	// the key's order, and no more bytes than are good. What it reads is of one moment.
 	Read(ctx context.Context, low, after string, from bool, most int) (*Chunk, error)
-	// ReadRows is Read of rows by their keys; those that are not there are left out.
+	// ReadRows is Read of rows by their keys; those that are not there are left out. Where End is false, so are others, which would have been too many bytes.
 	ReadRows(ctx context.Context, low string, rows []string) (*Chunk, error)
 	// Writers tells in words of transactions before xid whose commits may be in the WAL already, and that no other session sees yet; empty: there are none.
 	Writers(ctx context.Context, xid uint64) (text string, err error)

@@ -320,3 +320,51 @@ func TestFillResumedWhileItRuns(t *testing.T) {
 		t.Errorf("stopped %t, %v, asked %q, %s", stopped, err, store.asked, s.f.Status)
 	}
 }
+
+// TestFillCut: rows that were asked for by their keys, and that did not come because others were large, are asked for again.
+func TestFillCut(t *testing.T) {
+	s := newFillSession("e", &Checkpoint{Settled: Position{Commit: 1000}})
+	for _, key := range []string{"a", "b", "c"} {
+		s.f.readAgain(key)
+		s.f.again[key].taken = true
+	}
+	s.f.order = nil
+	w := &window{fill: s.f, token: "t", rows: []string{"a", "b", "c"}, changed: map[string]struct{}{}, done: make(chan windowEnd, 1), chunk: &Chunk{Table: s.table, Rows: []ChunkRow{{Key: "b"}}}}
+	s.fills.windows["t"] = w
+	s.Watermark(lowMark+"t", Position{Commit: 1001})
+	s.Watermark(highMark+"t", Position{Commit: 1010})
+	s.Room()
+	s.deliver()
+	if s.left() != "ac" || s.f.again["a"].taken || !slices.Equal(s.f.order, []string{"a", "c"}) {
+		t.Errorf("left %q, asked for next %v", s.left(), s.f.order)
+	}
+}
+
+// byKey is a RowReader that notes how many rows were asked for by their keys, and finds none.
+type byKey struct {
+	RowReader
+	asked []int
+}
+
+func (r *byKey) ReadRows(_ context.Context, _ string, rows []string) (*Chunk, error) {
+	r.asked = append(r.asked, len(rows))
+	return &Chunk{End: true}, nil
+}
+
+func (r *byKey) Mark(context.Context, string) (uint64, error) { return 0, nil }
+
+// TestFillPaceOfRows: rows that are read once more go no faster than the others.
+func TestFillPaceOfRows(t *testing.T) {
+	s := newFillSession("e", &Checkpoint{Settled: Position{Commit: 1000}})
+	for i := range 300 {
+		s.f.readAgain(fmt.Sprint(i))
+	}
+	r := &byKey{}
+	g := &reading{fs: s.fills, f: s.f, r: r, pace: 50}
+	if err := g.again(t.Context()); err != nil || !slices.Equal(r.asked, []int{10}) {
+		t.Errorf("%v rows at once, %v", r.asked, err)
+	}
+	if err := g.marked(); err != nil {
+		t.Error(err)
+	}
+}

@@ -339,9 +339,13 @@ func (g *reading) again(ctx context.Context) error {
 			return g.rest(ctx, d)
 		}
 	}
+	most := mostRowsByKey
+	if g.pace > 0 {
+		most = min(most, max(1, int(g.pace/5)))
+	}
 	fs.mu.Lock()
 	var keys []string
-	for len(f.order) > 0 && len(keys) < mostRowsByKey {
+	for len(f.order) > 0 && len(keys) < most {
 		key := f.order[0]
 		f.order = f.order[1:]
 		if a := f.again[key]; a != nil && !a.taken {

@@ -259,7 +259,11 @@ func (f *fill) endAbsent(w *window) {
 			delete(f.moved, key)
 			a.taken = false
 			f.order = append(f.order, key)
-		case !found[key]:
+		case found[key]:
+		case !w.chunk.End: // it was cut
+			a.taken = false
+			f.order = append(f.order, key)
+		default:
 			f.readOnce(key)
 			f.dirty = true
 		}

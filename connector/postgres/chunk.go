@@ -190,7 +190,7 @@ func (t *rowReader) readRows(ctx context.Context, rows []string) (*connector.Chu
 	for _, p := range parts { // each by the index, whatever the planner thinks of many conditions
 		selects = append(selects, "SELECT "+t.columns()+" FROM "+t.from()+" t"+condition(p, t.wanted()))
 	}
-	return t.fetch(ctx, strings.Join(selects, "\nUNION ALL "), "", len(rows), 0)
+	return t.fetch(ctx, strings.Join(selects, "\nUNION ALL "), "", len(rows), mostChunkBytes)
 }
 
 // readPages reads pages of a table without a key, by ctid: a place is leaf:page, and a row's key leaf:(page,item), where leaf counts the partitions.
@@ -264,7 +264,7 @@ func (t *rowReader) readPlaces(ctx context.Context, rows []string) (*connector.C
 		selects = append(selects, fmt.Sprintf("SELECT %s FROM ONLY %s t%s", t.columns("'"+strconv.Itoa(leaf)+":' || t.ctid::text"), t.plan.leaves[leaf].SQL(),
 			condition("t.ctid = ANY (ARRAY["+strings.Join(tids, ", ")+"])", t.wanted())))
 	}
-	return t.fetch(ctx, strings.Join(selects, "\nUNION ALL "), "", len(rows), 0)
+	return t.fetch(ctx, strings.Join(selects, "\nUNION ALL "), "", len(rows), mostChunkBytes)
 }
 
 // fetch runs a query that selects t.columns() in a transaction of its own, with its snapshot. Behind the columns comes, of a table without a key, what

@@ -201,7 +201,7 @@ func TestReadCondition(t *testing.T) {
 	}
 }
 
-// TestReadLarge: a chunk of large rows is cut, and goes on where it was.
+// TestReadLarge: a chunk of large rows is cut, and goes on where it was; also where they are read by their keys.
 func TestReadLarge(t *testing.T) {
 	t.Parallel()
 	needsWatermarks(t)
@@ -230,5 +230,14 @@ func TestReadLarge(t *testing.T) {
 	}
 	if len(keys) != 12 {
 		t.Errorf("%q", keys)
+	}
+	for left := keys; len(left) > 0; { // by their keys no more come at a time
+		c, err := r.ReadRows(t.Context(), "", left)
+		if n := len(c.Rows); err != nil || n == 0 || n > 4 || n < len(left) && c.End {
+			t.Fatalf("%d of %d rows of 1.2 MB, end %t, %v", n, len(left), c.End, err)
+		}
+		for _, row := range c.Rows {
+			left = slices.DeleteFunc(left, func(key string) bool { return key == row.Key })
+		}
 	}
 }

@@ -447,6 +447,18 @@ func TestNewState(t *testing.T) {
 					t.Errorf("%s", text)
 				}
 				r.refused("--new-state", "00000000")
+				for _, edit := range [][2]string{{"timeZone: Asia/Shanghai", "timeZone: Asia/Shanghai\n  snapshot: initial"}, {"[insert]\n    point:", "[insert, snapshot]\n    point:"}} {
+					if text, _ := r.refused(); strings.Contains(text, "snapshot: initial") {
+						t.Errorf("no rows would be sent: %s", text)
+					}
+					r.edit(edit[0], edit[1])
+				}
+				if text, _ := r.refused(); !strings.Contains(text, "snapshot: initial") {
+					t.Errorf("all rows would be sent: %s", text)
+				}
+				for _, edit := range [][2]string{{"\n  snapshot: initial", ""}, {"[insert, snapshot]", "[insert]"}} {
+					r.edit(edit[0], edit[1])
+				}
 				if out, _, code := r.run("check"); code != 1 || !strings.Contains(out, "--new-state "+id) {
 					t.Errorf("check: exit %d\n%s", code, out)
 				}

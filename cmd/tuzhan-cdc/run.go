@@ -169,7 +169,16 @@ func stateLocation(cfg *config.Config) state.Location {
 
 func sourceConfig(cfg *config.Config) postgres.Config {
 	return postgres.Config{DSN: cfg.Source.DSN.Reveal(), Slot: cfg.Source.Slot, Publication: cfg.Source.Publication, Uses: uses(cfg.Mappings),
-		ColumnLists: cfg.Source.ColumnLists, ReadInBursts: cfg.Source.ReadInBursts, Points: cfg.Mappings.Has(connector.Point), Heartbeat: cfg.Source.Heartbeat, Failover: cfg.Source.Failover}
+		ColumnLists: cfg.Source.ColumnLists, ReadInBursts: cfg.Source.ReadInBursts, Points: cfg.Mappings.Has(connector.Point), Initial: initialPoints(cfg),
+		Heartbeat: cfg.Source.Heartbeat, Failover: cfg.Source.Failover}
+}
+
+// initialPoints reports whether source.snapshot makes points of the rows that are there.
+func initialPoints(cfg *config.Config) bool {
+	rows := cfg.Mappings.Snapshots()
+	return cfg.Source.Snapshot == "initial" && slices.ContainsFunc(cfg.Mappings.List(), func(m mapping.Summary) bool {
+		return m.Kind == connector.Point && slices.Contains(rows, m.Name)
+	})
 }
 
 // uses tells the source what the mappings want published.

@@ -390,8 +390,12 @@ func (p *Prepared) takeOver(cfg Config, slot *Slot, log *slog.Logger) error {
 	case cfg.Points:
 		which := id("new-state", p.Lineage.SystemID, p.Lineage.Database, slot.Name, slot.ConfirmedFlush.String())
 		if cfg.NewState != which {
-			return &Refusal{fmt.Sprintf("the slot %q exists, and there is no state: which points of the changes between %s and %s were sent before is not known, they may double. Nothing was sent",
-				slot.Name, slot.ConfirmedFlush, slot.WALEnd),
+			initial := ""
+			if cfg.Initial {
+				initial = "; and source.snapshot: initial would give the points of all rows that are there, again where they were given before"
+			}
+			return &Refusal{fmt.Sprintf("the slot %q exists, and there is no state: which points of the changes between %s and %s were sent before is not known, they may double%s. Nothing was sent",
+				slot.Name, slot.ConfirmedFlush, slot.WALEnd, initial),
 				"put the state back where state.path or state.dsn says. If this is a new connector, and nothing has sent points from this slot: tuzhan-cdc run --new-state " + which}
 		}
 		fallthrough

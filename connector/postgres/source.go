@@ -27,6 +27,8 @@ type Config struct {
 	Uses []Use
 	// Points says that some mapping makes points, which must not be doubled.
 	Points bool
+	// Initial says that points of all rows that are there are given where there is no state (source.snapshot: initial).
+	Initial bool
 	// AcceptGap is the id of the refusal that the operator accepts, NewState that of the slot that may be taken over without a state; empty: none.
 	AcceptGap, NewState string
 	// Heartbeat is how often a message is written into the WAL while the source streams, which moves an idle slot on; 0: never. PostgreSQL 14 or newer.

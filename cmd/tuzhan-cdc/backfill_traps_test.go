@@ -45,6 +45,7 @@ func unseenCommit(t *testing.T, during bool) {
 		}
 	}
 	db.Eventually(t, "SELECT current_setting('synchronous_standby_names') = 'nobody'")
+	commitsWait(t, db)
 	updated := make(chan error, 1)
 	go func() {
 		_, err := conn.Exec(t.Context(), "SET synchronous_commit = on; UPDATE crm.member_groups SET group_name = 'new' WHERE phone = '13899'")
@@ -82,6 +83,32 @@ func unseenCommit(t *testing.T, during bool) {
 	}
 	if n := len(r.sim.Groups()); n != 90 {
 		t.Errorf("%d customers", n)
+	}
+}
+
+// commitsWait waits until commits wait for a standby: the checkpointer has them do so, a moment after others know the setting.
+func commitsWait(t *testing.T, db *pgtest.DB) {
+	t.Helper()
+	for {
+		conn, ended := db.Conn(t), make(chan error, 1)
+		go func() {
+			_, err := conn.Exec(t.Context(), "SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'a commit', '')")
+			ended <- err
+		}()
+		for committed := false; !committed; {
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Fatal(err)
+				}
+				committed = true
+			case <-time.After(10 * time.Millisecond):
+				if pgtest.Value[int](t, db, "SELECT count(pg_cancel_backend(pid))::int FROM pg_stat_activity WHERE wait_event = 'SyncRep'") > 0 {
+					<-ended // it is committed here all the same
+					return
+				}
+			}
+		}
 	}
 }
 

@@ -27,7 +27,7 @@ func TestMask(t *testing.T) {
 				`"new":{"id":"17","phone":"138****5678","xm":"欧***","status":"已付款","amount":"12.50","at":"2024-05-01 12:00:00+08","memo":"call****5678","flag":"t","x":null,"raw":{"hex":"cfc2"}},"unknown":["old.note"]}`},
 		"a row's key": {change: `{"op":"snapshot","row":"31333831323334353637382c564950","columns":[],"new":{"id":"17"}}`,
 			want: `{"op":"snapshot","row":"***","columns":[],"new":{"id":"17"}}`},
-		"no JSON":        {payload: `13812345678 {`, want: `"***"`},
+		"no JSON": {payload: `13812345678 {`, want: `"***"`},
 	} {
 		l := Letter{Payload: []byte(c.payload), Change: []byte(c.change), Answer: &connector.LetterAnswer{Msg: c.msg}}
 		answer := l.Answer

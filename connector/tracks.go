@@ -110,7 +110,7 @@ func (p *Pipeline) alarmHeld(t *track) {
 
 // alarmHold tells that a mapping is held, since when, and why.
 func (p *Pipeline) alarmHold(mapping, since, reason string, why Hold) {
-	cure := "mend the mapping's file and reload (kill -HUP, or start again): its changes come again from there. Rows from before a column was renamed keep the old name: read " +
+	cure := "mend the mapping's file and reload (kill -HUP, or start again), or mend the table as it says: its changes come again from there. Rows from before a column was renamed keep the old name: read " +
 		"them with get(new, \"old_name\"); or give them up as dead letters: tuzhan-cdc deadletters set-aside --mapping " + mapping
 	switch why {
 	case HoldMisfit:

@@ -81,7 +81,10 @@ func readFlags(args []string, errs io.Writer) (listen string, o platformsim.Opti
 	f.SetOutput(errs)
 	f.Usage = func() {
 		fmt.Fprint(errs, "Usage: platformsim [flags]\n\nA strict stand-in for the platform's HTTP API. Its admin API is under /_sim/: ledger, requests, violations, points,\n"+
-			"groups, stats, wait, faults, down, up, expire-tokens.\n\n")
+			"groups, stats, wait, faults, down, up, expire-tokens. A fault, here for each request of events that holds a text; DELETE takes all of them away:\n\n"+
+			"  curl -d '{\"endpoint\":\"event\",\"match\":\"13800000001\",\"count\":-1,\"action\":\"status\",\"status\":400}' http://127.0.0.1:9700/_sim/faults\n"+
+			"  curl -X DELETE http://127.0.0.1:9700/_sim/faults\n\n"+
+			"Other actions: `go doc ./connector/platformsim Action`.\n\n")
 		f.PrintDefaults()
 	}
 	f.StringVar(&listen, "listen", "127.0.0.1:9700", "`address` to listen on; port 0 takes a free one")

@@ -94,7 +94,7 @@ func TestExitCodes(t *testing.T) {
 		code int
 		says string
 	}{
-		{[]string{"--help"}, 0, "Usage: platformsim"},
+		{[]string{"--help"}, 0, "Usage: platformsim"}, {[]string{"--help"}, 0, "http://127.0.0.1:9700/_sim/faults"},
 		{[]string{"--no-such"}, 2, "no-such"},
 		{[]string{"more"}, 2, `unexpected argument "more"`},
 		{[]string{"--app-id", "a"}, 2, "go together"},

@@ -313,6 +313,14 @@ func backfillListCommand() *cobra.Command {
 			if *output == "json" {
 				return printJSON(c.OutOrStdout(), listedBackfills(list))
 			}
+			if len(list) == 0 {
+				text := "no backfill is queued, running or paused (`tuzhan-cdc backfill list --all` shows those that have ended)"
+				if *all {
+					text = "no backfills"
+				}
+				fmt.Fprintln(c.OutOrStdout(), text)
+				return nil
+			}
 			t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintln(t, "ID\tMAPPING\tTABLE\tSTATE\tROWS\tSTARTED\tREASON")
 			for _, b := range list {

@@ -122,6 +122,9 @@ func TestBackfillRefused(t *testing.T) {
 			t.Errorf("%v: exit %d, want %d with %q:\n%s%s", c.args, code, c.code, c.want, out, errs)
 		}
 	}
+	if out, errs, code := r.run("backfill", "list"); code != 0 || !strings.HasPrefix(out, "no backfill is queued") {
+		t.Errorf("an empty list: exit %d\n%s%s", code, out, errs)
+	}
 	// A table without a key, with the consequences said.
 	out, errs, code := r.run("backfill", "logged")
 	if code != 0 || !strings.Contains(errs, "has no primary key") || !strings.Contains(out, "301 rows settled") {

@@ -241,6 +241,11 @@ func TestSlotDrop(t *testing.T) {
 	if n := pgtest.Value[int64](t, r.db, `SELECT (SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1)`, r.slot); n != 0 {
 		t.Errorf("%d publications or slots are left", n)
 	}
+	r.db.Exec(t, "CREATE PUBLICATION "+r.slot)
+	if out, errs, code := r.run("slot", "drop", "--yes"); code != 0 || !strings.Contains(out, "publication "+r.slot+" stays") || !strings.Contains(out, "DROP PUBLICATION \""+r.slot+"\";\n") {
+		t.Errorf("a publication of another maker: exit %d\n%s%s", code, out, errs)
+	}
+	r.db.Exec(t, "DROP PUBLICATION "+r.slot)
 	r.launch()
 	if code := r.proc.exit(); code != 1 || !strings.Contains(r.proc.log.String(), "is gone") || !strings.Contains(r.proc.log.String(), "cure:") {
 		t.Errorf("exit %d\n%s", code, r.proc.log)

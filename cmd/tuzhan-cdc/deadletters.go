@@ -334,6 +334,23 @@ func stands(l *connector.DeadLetter) string {
 	return "open"
 }
 
+// letterAnswer tells in one line what the platform answered, without what it left out.
+func letterAnswer(a *connector.LetterAnswer) string {
+	var parts []string
+	if a.HTTPStatus != 0 {
+		parts = append(parts, fmt.Sprintf("HTTP %d", a.HTTPStatus))
+	}
+	if a.Code != "" {
+		parts = append(parts, "code "+a.Code)
+	}
+	for _, text := range []string{a.Msg, a.Error} {
+		if text != "" {
+			parts = append(parts, text)
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
 func printLetter(w io.Writer, l *status.Letter) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name string, value any) { fmt.Fprintf(t, "%s\t%v\n", name, value) }
@@ -355,7 +372,7 @@ func printLetter(w io.Writer, l *status.Letter) error {
 		line("relateBizCode", l.RelateBizCode+" (look the point up on the platform by it)")
 	}
 	if a := l.Answer; a != nil {
-		line("answer", fmt.Sprintf("HTTP %d, code %s, %s%s", a.HTTPStatus, a.Code, a.Msg, a.Error))
+		line("answer", letterAnswer(a))
 	}
 	if l.Overtaken {
 		line("overtaken", "a newer group relation of the same customer was delivered since: it is not sent again unless with retry --anyway")

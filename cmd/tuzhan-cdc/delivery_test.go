@@ -120,6 +120,34 @@ func TestStatusTellsOfHoldup(t *testing.T) {
 	}
 }
 
+// TestStatusSaysAnAlarmOnce: the last error is not told at length where it stands as an alarm below.
+func TestStatusSaysAnAlarmOnce(t *testing.T) {
+	var out strings.Builder
+	s := &status.Snapshot{LastErr: &connector.LastError{Text: "the endpoint fails"}, Alarms: []connector.Alarm{{Text: "the endpoint fails", Cure: "wait"}}}
+	if err := printStatus(&out, s); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Count(out.String(), "the endpoint fails") != 1 || !strings.Contains(out.String(), "see the alarm below\n") {
+		t.Error(out.String())
+	}
+}
+
+// TestLetterAnswer: what the platform left out leaves no gap.
+func TestLetterAnswer(t *testing.T) {
+	for _, c := range []struct {
+		answer connector.LetterAnswer
+		want   string
+	}{
+		{connector.LetterAnswer{HTTPStatus: 400}, "HTTP 400"},
+		{connector.LetterAnswer{HTTPStatus: 200, Code: "500100", Msg: "no"}, "HTTP 200, code 500100, no"},
+		{connector.LetterAnswer{Error: "cut"}, "cut"},
+	} {
+		if got := letterAnswer(&c.answer); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}
+
 // TestUncertainPoints: a point that was cut after it left, or was in flight at a kill -9, is set aside as uncertain and not sent again; with
 // `uncertain: resend` it is sent again.
 func TestUncertainPoints(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
@@ -65,6 +66,13 @@ The state file stays: move it away before the next run, which else refuses to go
 		}
 		for _, name := range dropped {
 			fmt.Fprintf(out, "publication %s removed\n", name)
+		}
+		left, err := postgres.LoadPublications(c.Context(), conn, []string{cfg.Source.Publication, postgres.InsertPublication(cfg.Source.Publication)})
+		if err != nil {
+			return postgres.Explain(err)
+		}
+		for _, p := range left {
+			fmt.Fprintf(out, "publication %s stays: tuzhan-cdc did not make it\n  to remove it, as its owner: DROP PUBLICATION %s;\n", p.Name, pgx.Identifier{p.Name}.Sanitize())
 		}
 		return nil
 	}

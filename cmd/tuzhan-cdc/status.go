@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -438,7 +439,11 @@ func printStatus(w io.Writer, s *status.Snapshot) error {
 		line("skipped", "%s by their marker, %s, since the start", count(int(s.Skipped.Transactions), "transaction"), count(int(s.Skipped.Changes), "change"))
 	}
 	if s.LastErr != nil {
-		line("last error", "%s: %s", s.LastErr.At.Local().Format(time.DateTime), s.LastErr.Text)
+		text := s.LastErr.Text
+		if slices.ContainsFunc(s.Alarms, func(a connector.Alarm) bool { return a.Text == text }) {
+			text = "see the alarm below"
+		}
+		line("last error", "%s: %s", s.LastErr.At.Local().Format(time.DateTime), text)
 	}
 	for _, a := range s.Alarms {
 		line("ALARM", "%s (since %s)", a.Text, a.Since.Local().Format(time.DateTime))

@@ -166,7 +166,7 @@ func (t *table) values() {
 		return 1
 	})
 	t.paidAt = t.first(func(c *column) bool {
-		return c.isTime() && (c.name.called(words("paid pay payment")) || c.name.joined() == "paytime" || c.name.said(paidAtWords)) && !c.name.called(words("expire expired deadline"))
+		return c.isTime() && (c.name.called(words("paid pay payment settled")) || c.name.joined() == "paytime" || c.name.said(paidAtWords)) && !c.name.called(words("expire expired deadline"))
 	})
 	t.createdAt = t.best(func(c *column) int {
 		switch {

@@ -285,7 +285,7 @@ func (t *table) becamePaid() (when []string, how string) {
 		return []string{t.status.ref("new") + " == " + t.status.literal(v), t.status.optional() + " != " + t.status.literal(v)}, "Paid is " + t.status.Name() + " " + clean(v, 30) + valuesText(t.status) + "."
 	}
 	if c := t.first(func(c *column) bool {
-		return c.isBool() && c.name.said(words("paid ispaid 已支付 已付款 是否支付 是否付款"))
+		return c.isBool() && c.name.said(words("paid ispaid settled issettled 已支付 已付款 已结清 已结算 是否支付 是否付款 是否结清 是否结算"))
 	}); c != nil {
 		return []string{"(" + c.ref("new") + " ?? false)", "!(" + c.optional() + " ?? false)"}, "Paid is told by " + c.Name() + "."
 	}
@@ -455,8 +455,11 @@ func (t *table) alive(s side) []string {
 }
 
 func (t *table) dead(s side) []string {
-	if c := t.deleted; c.isTime() {
+	switch c := t.deleted; {
+	case c.isTime():
 		return []string{c.ref(s) + " != nil"}
+	case c.isBool():
+		return []string{"(" + c.ref(s) + " ?? false)"}
 	}
 	return []string{"!(" + t.alive(s)[0] + ")"}
 }

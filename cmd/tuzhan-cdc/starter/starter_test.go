@@ -133,6 +133,8 @@ func TestKinds(t *testing.T) {
 		{"t_order", "mobile,pay_status int4|支付状态 0:未支付 1:已支付,pay_amount numeric", "t_order-created t_order-paid t_order-points"},
 		{"refund_order", "phone,refund_amount numeric,status", "refund_order-created refund_order-status"},
 		{"payments", "phone,amount numeric", "payments-paid payments-points"},
+		{"repair_order", "mobile,total_fee numeric,settled bool", "repair_order-created repair_order-paid repair_order-points"},
+		{"work_order", "mobile,total_fee numeric,settled_at timestamptz", "work_order-created work_order-paid work_order-points"},
 		{"t_customer", "cust_phone,cust_level|客户等级（1普通 2VIP）", "t_customer-registered t_customer-level t_customer-level-changes"},
 		{"会员信息表", "手机号", "会员信息表-registered"},
 		{"积分流水", "手机,变动积分 int4", "积分流水"},
@@ -160,6 +162,10 @@ func TestKinds(t *testing.T) {
 	}
 	text := New(&postgres.Survey{Tables: []*postgres.Surveyed{surveyed("t_customer", "cust_phone", "cust_level|客户等级（1普通 2VIP）")}}).File(Source{})
 	if !strings.Contains(text, "groups: 会员等级${{ cust_level }}\n") {
+		t.Error(text)
+	}
+	text = New(&postgres.Survey{Tables: []*postgres.Surveyed{surveyed("t_customer", "phone", "cust_level", "is_deleted bool")}}).File(Source{})
+	if !strings.Contains(text, "when: (new.is_deleted ?? false) && !(old.is_deleted ?? false)") {
 		t.Error(text)
 	}
 }

@@ -30,7 +30,7 @@ var (
 	levelOfPts  = words("balance total remain remaining current available before after usable frozen used sum 余额 结余 剩余 可用 当前 累计 变动前 变动后 冻结 已用 总")
 
 	statusWords  = words("status state stat 状态")
-	paidAtWords  = words("支付时间 付款时间 缴费时间 支付日期 付款日期 成交时间")
+	paidAtWords  = words("支付时间 付款时间 缴费时间 支付日期 付款日期 成交时间 结清时间 结算时间")
 	createdWords = words("创建时间 下单时间 注册时间 新增时间 录入时间 登记时间 提交时间 预约时间 报名时间 入会时间 创建日期 注册日期 入会日期")
 	deletedWords = words("是否删除 删除标志 删除标记 已删除 删除时间 逻辑删除")
 

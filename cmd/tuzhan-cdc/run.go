@@ -92,7 +92,7 @@ type connectorParts struct {
 
 func run(ctx context.Context, cfg *config.Config, log *slog.Logger, shutdown time.Duration, accept accepted) (err error) {
 	if _, set := os.LookupEnv("GOGC"); !set {
-		// A row leaves no garbage behind, so that collecting it at half the usual growth costs nothing; it is 3 MiB less of memory.
+		// A row leaves no garbage behind, so that collecting it at half the usual growth costs little and is less memory.
 		debug.SetGCPercent(50)
 	}
 	reload := make(chan os.Signal, 1) // heard from the first moment on: a standby would end by it

@@ -15,7 +15,7 @@ import (
 // An idle stream, and one of a few hundred rows a second, is never made to wait.
 //
 // TCP can be told how much is worth a wake-up (SO_RCVLOWAT): then the stream goes on as soon as burstBytes are there, and a wait costs no throughput. A pause of
-// fixed length in front of a small receive buffer, the other way, does: it held rows of 3 KB at 30 MB a second (this: 220), and stalls on loopback where a segment
+// fixed length in front of a small receive buffer, the other way, does: it held rows of 3 KB at 30 MB a second, and stalls on loopback where a segment
 // is larger than what is left of the window. The socket keeps the buffers that the system gives it.
 // A Unix socket has no such option, holds some 200 rows, and gained nothing by naps of 0.2 to 4 ms: it is read as it comes.
 type flow struct {

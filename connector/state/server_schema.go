@@ -33,6 +33,9 @@ const metaTable = `CREATE TABLE meta (
 );
 INSERT INTO meta (id, version) VALUES (1, 0)`
 
+// metaColumns adds what the row did not hold before the state was leased (version 4).
+const metaColumns = `ALTER TABLE meta ADD COLUMN IF NOT EXISTS lease bigint NOT NULL DEFAULT 0, ADD COLUMN IF NOT EXISTS sender text NOT NULL DEFAULT ''`
+
 // serverConfig reads a DSN and adds what the promises of the store rest on.
 func serverConfig(dsn string) (*pgx.ConnConfig, error) {
 	config, err := pgx.ParseConfig(dsn)
@@ -176,6 +179,8 @@ func migrateServer(ctx context.Context, conn *pgx.Conn, version int, steps []str
 		if err := run(metaTable); err != nil {
 			return err
 		}
+	} else if err := run(metaColumns); err != nil {
+		return fmt.Errorf("migrating table meta from version %d: %w", version, err)
 	}
 	for i := version; i < len(steps); i++ {
 		if err := run(steps[i]); err != nil {

@@ -420,6 +420,8 @@ func TestServerVersions(t *testing.T) {
 	_, err := conn.Exec(t.Context(), "SET search_path = tuzhan_cdc")
 	must(t, err)
 	must(t, migrateServer(t.Context(), conn, 0, serverMigrations(migrations()[:1])))
+	_, err = conn.Exec(t.Context(), "ALTER TABLE tuzhan_cdc.meta DROP lease, DROP sender") // as it was until version 4
+	must(t, err)
 	_, err = conn.Exec(t.Context(), `INSERT INTO checkpoint (id, system_id, database_name, slot, settled_lsn, settled_idx, flush_lsn) VALUES (1, '7', 'crm', 's', 5, 1, 6)`)
 	must(t, err)
 	if _, err := OpenReader(t.Context(), Location{DSN: db.DSN()}); err == nil || !strings.Contains(err.Error(), "older version") {

@@ -510,7 +510,7 @@ func TestErrorsHoldNoValues(t *testing.T) {
 		s.SetAside(ctx, []*connector.DeadLetter{l}),
 		func() error { _, err := s.Letters(ctx, Filter{Mapping: "13800138000"}); return err }(),
 	} {
-		if err == nil || strings.Contains(err.Error(), "138") {
+		if err == nil || strings.Contains(err.Error(), "13800") { // the path may hold 138 by chance
 			t.Errorf("%v", err)
 		}
 	}

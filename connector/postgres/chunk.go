@@ -46,10 +46,12 @@ func (t *rowReader) before(ctx context.Context, low string) error {
 		return err
 	}
 	for {
-		results, err := t.exec(ctx, t.read, "SELECT pg_is_in_recovery(), coalesce(pg_last_wal_replay_lsn() >= "+literal(end)+"::pg_lsn, false)")
+		results, err := t.exec(ctx, t.read, "SELECT pg_is_in_recovery(), coalesce(pg_last_wal_replay_lsn() >= "+literal(end)+"::pg_lsn, false), "+whichDatabase)
 		switch {
 		case err != nil:
 			return rowsFailed("asking the server of source.backfillDSN", err)
+		case string(results[0].Rows[0][2]) != t.system:
+			return &Refusal{"source.backfillDSN leads to another database than source.dsn, or to another cluster: its rows are not those of the stream", "take it out, or point it at the same database on a standby of the server of source.dsn"}
 		case string(results[0].Rows[0][0]) != "t":
 			return &Refusal{"the server of source.backfillDSN is no standby", "take it out, or point it at a standby of the server of source.dsn"}
 		case string(results[0].Rows[0][1]) == "t":

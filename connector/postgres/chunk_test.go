@@ -241,3 +241,30 @@ func TestReadLarge(t *testing.T) {
 		}
 	}
 }
+
+// TestBackfillDSN: rows are read from a standby of the very server whose stream is read, and from no other place.
+func TestBackfillDSN(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Server(t)
+	db := server.Database(t)
+	if server.Major() < messagesSince {
+		t.Log("a backfill needs PostgreSQL 14")
+		return
+	}
+	same, elsewhere := server.Database(t), pgtest.Private(t).Database(t)
+	for _, d := range []*pgtest.DB{db, same, elsewhere} {
+		d.Exec(t, `CREATE TABLE t (id int PRIMARY KEY)`)
+	}
+	for _, c := range []struct{ dsn, want string }{
+		{db.DSN(), "is no standby"}, {same.DSN(), "leads to another database"}, {elsewhere.DSN(), "leads to another database"},
+	} {
+		r, err := (&Rows{DSN: db.DSN(), StandbyDSN: c.dsn}).Open(t.Context(), &connector.Backfill{Schema: "public", Name: "t"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Read(t.Context(), "low x", "", false, 10); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("want %q, got %v", c.want, err)
+		}
+		r.Close()
+	}
+}

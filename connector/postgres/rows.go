@@ -74,6 +74,7 @@ type rowReader struct {
 	where string
 	plan  rowPlan
 
+	system     string // the primary's identifier and database
 	free       chan *arena
 	types      []uint32 // of the columns, as they came first
 	read, mark *rowConn
@@ -129,11 +130,14 @@ func (r *Rows) Open(ctx context.Context, b *connector.Backfill) (_ connector.Row
 	return t, nil
 }
 
+// whichDatabase names a database of a cluster: that of its standby has the same name.
+const whichDatabase = "(SELECT system_identifier::text || '/' || current_database() FROM pg_control_system())"
+
 // mayMark refuses a server that takes no watermarks.
 func (t *rowReader) mayMark(ctx context.Context, conn *pgx.Conn) error {
 	var version int
 	var standby bool
-	if err := conn.QueryRow(ctx, "SELECT current_setting('server_version_num')::int, pg_is_in_recovery()").Scan(&version, &standby); err != nil {
+	if err := conn.QueryRow(ctx, "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), "+whichDatabase).Scan(&version, &standby, &t.system); err != nil {
 		return err
 	}
 	switch {

@@ -293,7 +293,15 @@ func TestFailoverWithoutLoss(t *testing.T) {
 	r.visit(1, 2)
 	r.settled()
 	server.Stop(t, throwaway.Fast)
-	server.Promote(t, server.Copy(t))
+	server.Standby(t, server.Copy(t))
+	// The address leads to the next primary before that one is promoted, and the connector asks it.
+	r.until(func() bool {
+		return slices.ContainsFunc(r.status().Alarms, func(a connector.Alarm) bool { return strings.Contains(a.Text, "can't be streamed from before it is promoted") })
+	})
+	r.proc.kill()
+	r.launch()
+	r.proc.until("can't be streamed from before it is promoted")
+	server.Promote(t)
 	r.proc.until("a new timeline, which holds all that was settled")
 	r.visit(3)
 	r.settled()
@@ -336,7 +344,8 @@ func TestFailoverWithLoss(t *testing.T) {
 	r.proc.kill()
 	r.sim.ClearFaults()
 	server.Stop(t, throwaway.Immediate)
-	server.Promote(t, standby)
+	server.Standby(t, standby)
+	server.Promote(t)
 	r.visit(13, 14, 15) // where 3, 4 and 5 were
 	text, id := r.refused()
 	if !strings.Contains(text, "timeline 2, which left timeline 1") || !strings.Contains(text, "lost something") {
@@ -384,7 +393,8 @@ func TestFailoverUnderway(t *testing.T) {
 	r.visit(2)
 	r.settled()
 	server.Stop(t, throwaway.Fast)
-	server.Promote(t, standby)
+	server.Standby(t, standby)
+	server.Promote(t)
 	if code := r.proc.exit(); code != 1 || !strings.Contains(r.proc.log.String(), "--accept-gap") {
 		t.Errorf("exit %d:\n%s", code, r.proc.log)
 	}

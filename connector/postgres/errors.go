@@ -58,6 +58,11 @@ func (e *explained) Error() string {
 	return e.Refusal.Error()
 }
 
+// errRecovering says that the server is a standby that can't be streamed from. To a connector that has streamed before it is a failover on its way: the address leads to
+// the next primary already, and that one is not promoted yet.
+var errRecovering = &Refusal{"the server is a standby, and can't be streamed from before it is promoted",
+	"nothing to do while a failover is under way: it is tried again by itself; else point source.dsn at the primary"}
+
 func (e *explained) Unwrap() error { return e.err }
 
 // As hands out the text and the cure.
@@ -69,11 +74,14 @@ func (e *explained) As(target any) bool {
 	return ok
 }
 
-// Passing reports whether trying again may cure err: the server is away, starting, stopping, full or busy, the network broke, or another
-// process holds the slot. False for nil, for a context that was cancelled, and for what somebody has to mend.
+// Passing reports whether trying again may cure err: the server is away, starting, stopping, full or busy, the network broke, another
+// process holds the slot, or a standby is to be promoted. False for nil, for a context that was cancelled, and for what somebody has to mend.
 func Passing(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
+	}
+	if errors.Is(err, errRecovering) {
+		return true
 	}
 	if states := sqlStates(err); len(states) > 0 {
 		// A connection attempt may have asked several hosts, or one host twice; one that somebody has to mend decides.

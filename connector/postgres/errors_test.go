@@ -48,6 +48,7 @@ func TestPassing(t *testing.T) {
 		{state("57P03", "57P03"), true}, {state("57P03", "28P01"), false},
 		{io.EOF, true}, {fmt.Errorf("reading: %w", io.ErrUnexpectedEOF), true}, {net.ErrClosed, true}, {pgconn.ErrConnClosed, true},
 		{&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, true}, {syscall.ECONNRESET, true}, {&net.DNSError{IsNotFound: true}, true},
+		{errRecovering, true}, {fmt.Errorf("watermark: %w", errRecovering), true},
 		{x509.UnknownAuthorityError{}, false}, {errors.New("anything else"), false}, {&Refusal{"no", "yes"}, false},
 	} {
 		if got := Passing(c.err); got != c.want {

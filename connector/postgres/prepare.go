@@ -43,7 +43,7 @@ type Prepared struct {
 
 // Prepare connects, compares the server's history with the saved one and refuses what must not go on (another database system, a slot that is gone
 // while a checkpoint exists, a failover that lost something), lets check look at the tables, then makes the publications and the slot where they are
-// missing. It waits, with backoff, for a server that is not to be reached, and returns nil and no error when ctx ended meanwhile.
+// missing. It waits, with backoff, for a server that is not to be reached or to be promoted, and returns nil and no error when ctx ended meanwhile.
 //
 // check gets the tables of cfg.Uses as the catalogue has them; the missing ones are left out.
 func Prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func([]*connector.Table) error,
@@ -69,6 +69,10 @@ func Prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 			return nil, nil
 		case slotInUse(err):
 			raiseStandby(alarms, cfg.Slot)
+			sleep(ctx, min(pause, standbyMax))
+			continue
+		case errors.Is(err, errRecovering):
+			alarms.Raise("source", errRecovering.Text, errRecovering.Cure)
 			sleep(ctx, min(pause, standbyMax))
 			continue
 		case errors.As(err, &unfit):
@@ -121,6 +125,9 @@ func prepare(ctx context.Context, cfg Config, saved *connector.Saved, check func
 	slot, err := SlotState(asking, conn, cfg.Slot)
 	if err != nil {
 		return nil, err
+	}
+	if slot.Recovering && saved.Checkpoint != nil {
+		return nil, errRecovering
 	}
 	p.WALEnd = slot.WALEnd
 	if other := slot.foreign(id.DBName); other != nil {

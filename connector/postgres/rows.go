@@ -143,6 +143,8 @@ func (t *rowReader) mayMark(ctx context.Context, conn *pgx.Conn) error {
 	switch {
 	case version < 10000*messagesSince:
 		return &Refusal{fmt.Sprintf("a backfill needs PostgreSQL 14 or newer, and this server is PostgreSQL %d: its watermarks would not come through the stream", version/10000), "use a newer server"}
+	case standby && version < standbyVersion:
+		return errRecovering
 	case standby:
 		return &Refusal{"a backfill writes watermarks into the WAL, and the server of source.dsn is a standby", "point source.dsn at the primary; rows can be read from the standby: source.backfillDSN"}
 	}

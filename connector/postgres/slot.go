@@ -40,6 +40,8 @@ type Slot struct {
 	Failover bool
 	// Standby: the server is in recovery.
 	Standby bool
+	// Recovering: it is, and can't be streamed from before it is promoted, since it is older than 16, or the slot is a copy that is kept in step.
+	Recovering bool
 	// WALEnd is the server's WAL end (on a standby: what is replayed); Retained the bytes from RestartLSN to it, 0 where that is not known.
 	WALEnd   connector.LSN
 	Retained int64
@@ -91,11 +93,12 @@ SELECT w.e::text, s.slot_name IS NOT NULL, coalesce(s.plugin::text, ''), coalesc
        coalesce(s.active, false), coalesce(s.active_pid, 0), coalesce(s.restart_lsn::text, '0/0'), coalesce(s.confirmed_flush_lsn::text, '0/0'),
        coalesce(s.wal_status, ''), CASE WHEN s.safe_wal_size IS NULL THEN -1 ELSE greatest(s.safe_wal_size, 0) END,
        coalesce(j.s ->> 'invalidation_reason', CASE WHEN j.s ->> 'conflicting' = 'true' THEN 'conflicting' END, ''),
-       coalesce(w.e - s.restart_lsn, 0)::bigint, coalesce((j.s ->> 'failover')::boolean, false), pg_is_in_recovery()
+       coalesce(w.e - s.restart_lsn, 0)::bigint, coalesce((j.s ->> 'failover')::boolean, false),
+       pg_is_in_recovery(), pg_is_in_recovery() AND (current_setting('server_version_num')::int < $2 OR coalesce((j.s ->> 'synced')::boolean, false))
   FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END) w(e)
   LEFT JOIN pg_replication_slots s ON s.slot_name = $1
-  LEFT JOIN LATERAL (SELECT to_jsonb(s)) j(s) ON true`, name).Scan(&end, &s.Exists, &s.Plugin, &s.Database, &s.Temporary,
-		&s.Active, &s.ActivePID, &restart, &confirmed, &s.WALStatus, &s.SafeWALSize, &s.Invalidation, &s.Retained, &s.Failover, &s.Standby)
+  LEFT JOIN LATERAL (SELECT to_jsonb(s)) j(s) ON true`, name, standbyVersion).Scan(&end, &s.Exists, &s.Plugin, &s.Database, &s.Temporary,
+		&s.Active, &s.ActivePID, &restart, &confirmed, &s.WALStatus, &s.SafeWALSize, &s.Invalidation, &s.Retained, &s.Failover, &s.Standby, &s.Recovering)
 	if err != nil {
 		return nil, fmt.Errorf("asking for the state of slot %s: %w", name, err)
 	}

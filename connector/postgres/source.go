@@ -172,11 +172,16 @@ func (s *Source) Run(ctx context.Context, sink connector.Sink) error {
 			return Explain(err)
 		}
 		s.reconnects.Add(1)
-		if slotInUse(err) {
+		switch {
+		case slotInUse(err):
 			s.setState("waiting")
 			raiseStandby(s.alarms, s.cfg.Slot)
 			pause = min(pause, standbyMax)
-		} else {
+		case errors.Is(err, errRecovering):
+			s.setState("connecting")
+			s.alarms.Raise("source", errRecovering.Text, errRecovering.Cure)
+			pause = min(pause, standbyMax)
+		default:
 			s.setState("connecting")
 			s.alarms.Raise("source", "the stream from PostgreSQL is interrupted: "+reason(err), "nothing to do: it is taken up again by itself")
 		}
@@ -245,6 +250,9 @@ func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()
 			return &hungUp{text: "the former connection still held the slot"}
 		}
 	}
+	if hasState(err, stateNotSupported) {
+		return errRecovering // the string names several hosts, and this one is another than the plain connection's
+	}
 	if err != nil {
 		return err
 	}
@@ -288,6 +296,9 @@ func checkSlotPosition(ctx context.Context, plain *pgx.Conn, slot string, start 
 	state, err := SlotState(ctx, plain, slot)
 	if err != nil {
 		return err
+	}
+	if state.Recovering {
+		return errRecovering
 	}
 	if !state.Exists || state.Lost() || state.ConfirmedFlush > start || !state.Standby && state.WALEnd < start {
 		return ErrNewHistory

@@ -121,10 +121,15 @@ func (s *PrivateInstance) Restore(t testing.TB, from *throwaway.Copy) {
 	s.restore(t, from, false)
 }
 
-// Promote is Restore, by way of a standby that is promoted: the server goes on from the copy on a new timeline.
-func (s *PrivateInstance) Promote(t testing.TB, from *throwaway.Copy) {
+// Standby is Restore, and the server is a standby, until Promote.
+func (s *PrivateInstance) Standby(t testing.TB, from *throwaway.Copy) {
 	t.Helper()
 	s.restore(t, from, true)
+}
+
+// Promote has the standby go on as a primary, on a new timeline.
+func (s *PrivateInstance) Promote(t testing.TB) {
+	t.Helper()
 	if err := execute(s.DSN("postgres"), "SELECT pg_promote()"); err != nil {
 		t.Fatal(err)
 	}

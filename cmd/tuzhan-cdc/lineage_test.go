@@ -296,7 +296,9 @@ func TestFailoverWithoutLoss(t *testing.T) {
 	server.Standby(t, server.Copy(t))
 	// The address leads to the next primary before that one is promoted, and the connector asks it.
 	r.until(func() bool {
-		return slices.ContainsFunc(r.status().Alarms, func(a connector.Alarm) bool { return strings.Contains(a.Text, "can't be streamed from before it is promoted") })
+		return slices.ContainsFunc(r.status().Alarms, func(a connector.Alarm) bool {
+			return strings.Contains(a.Text, "can't be streamed from before it is promoted")
+		})
 	})
 	r.proc.kill()
 	r.launch()

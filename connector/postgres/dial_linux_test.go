@@ -5,6 +5,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
 )
 
@@ -26,7 +28,7 @@ func TestUnackedLimit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for option, want := range map[int]int{tcpUserTimeout: 20_000, syscall.TCP_KEEPIDLE: 5, syscall.TCP_KEEPINTVL: 5, syscall.TCP_KEEPCNT: 3} {
+		for option, want := range map[int]int{unix.TCP_USER_TIMEOUT: 20_000, syscall.TCP_KEEPIDLE: 5, syscall.TCP_KEEPINTVL: 5, syscall.TCP_KEEPCNT: 3} {
 			var got int
 			var optErr error
 			if err := raw.Control(func(fd uintptr) { got, optErr = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, option) }); err != nil {

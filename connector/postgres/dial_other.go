@@ -11,9 +11,11 @@ import (
 // limitUnacked does nothing: the source's own deadlines do.
 func limitUnacked(uintptr, time.Duration) {}
 
-// canWakeLate says that the system lacks what wakeAt and awaitBytes need: there the stream is read as it comes.
-const canWakeLate = false
+// canNarrow says that the system was not shown to have what narrow and waiting need: there the stream is read as it comes.
+const canNarrow = false
 
-func wakeAt(syscall.RawConn, int) error { return errors.ErrUnsupported }
+func narrow(syscall.RawConn, int) error { return errors.ErrUnsupported }
 
-func awaitBytes(syscall.RawConn, int) (int, error) { return 0, errors.ErrUnsupported }
+func waiting(syscall.RawConn) (int, error) { return 0, errors.ErrUnsupported }
+
+func limitSegments(uintptr, int) {}

@@ -1,10 +1,15 @@
 package postgres
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // TestFlowRuns: rows now and then are no flow, at whatever size a transaction of some rows has; a backlog is one, and is over soon behind it.
@@ -40,88 +45,113 @@ func TestFlowRuns(t *testing.T) {
 	}
 }
 
-// pair gives both ends of a TCP connection on loopback.
-func pair(t *testing.T) (server, client net.Conn) {
+// narrowedPair gives both ends of a TCP connection on loopback, with the segments that a small window needs.
+func narrowedPair(t *testing.T) (server, client net.Conn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	accepted := make(chan net.Conn, 1)
-	go func() {
-		c, err := l.Accept()
-		if err != nil {
-			t.Error(err)
-		}
-		accepted <- c
-	}()
-	if client, err = net.Dial("tcp", l.Addr().String()); err != nil {
+	cfg, err := pgconn.ParseConfig("postgres://127.0.0.1")
+	if err != nil {
 		t.Fatal(err)
 	}
-	server = <-accepted
+	setDialerFor(cfg, true)
+	if client, err = cfg.DialFunc(t.Context(), "tcp", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if server, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { server.Close(); client.Close() })
 	return server, client
 }
 
-// TestGather: a wait ends when a burst is there, or in time with what there is; when the flow is over the first byte wakes the reader; and a server that halts
-// while the stream waits, again and again, ends bursts.
+// TestGather: the window shrinks where a pause does not fill it, grows where reads go on finding much, and a message that stops in its middle again and again ends
+// bursts. No bytes are lost by any of it, and the smallest window halts nothing, whatever window there was before.
 func TestGather(t *testing.T) {
-	if !canWakeLate {
-		t.Skip("this system can't wake late")
+	if !canNarrow {
+		t.Skip("this system reads nothing in bursts")
 	}
-	server, client := pair(t)
+	server, client := narrowedPair(t)
 	f := burstsOf(client)
 	if f.raw == nil || burstsOf(struct{ net.Conn }{client}).raw != nil {
 		t.Fatal("TCP on loopback is not read in bursts, or what is not known to be that is")
 	}
-	deadline := func(d time.Duration) { _ = client.SetReadDeadline(time.Now().Add(d)) }
-	buf := make([]byte, 2*burstBytes)
-	write := func(n int) {
-		if _, err := server.Write(make([]byte, n)); err != nil {
-			t.Error(err)
-		}
-	}
-	read := func() int {
-		n, err := client.Read(buf)
-		if err != nil && !isTimeout(err) {
+	gather := func(got int) {
+		t.Helper()
+		if err := f.gather(got, false); err != nil {
 			t.Fatal(err)
 		}
-		return n
 	}
-	// The whole burst, in pieces: the deadline is far away, so that only the bytes can end the wait.
+	// A window of the system's own was offered, and used, before.
+	const all = 4 << 20
+	sum := sha256.New()
+	sent := make(chan error, 1)
 	go func() {
-		for range 16 {
-			write(burstBytes / 16)
+		random := rand.New(rand.NewPCG(1, 2))
+		var err error
+		for n := 0; n < all && err == nil; {
+			piece := make([]byte, min(1+random.IntN(5000), all-n))
+			for i := range piece {
+				piece[i] = byte(random.Uint32())
+			}
+			n += len(piece)
+			sum.Write(piece)
+			_, err = server.Write(piece)
 		}
+		sent <- err
 	}()
-	far := func(time.Duration) { deadline(time.Minute) }
-	if err := f.gather(far); err != nil || read() < burstBytes {
-		t.Fatalf("a burst: %v", err)
+	came, buf, seen := sha256.New(), make([]byte, framesBuffer), map[int]bool{}
+	for n := 0; n < all; {
+		_ = client.SetReadDeadline(time.Now().Add(time.Minute))
+		got, err := client.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += got
+		came.Write(buf[:got])
+		if n < all/4 {
+			continue
+		}
+		if len(seen) == 0 || seen[leastWindow] {
+			gather(got)
+		} else {
+			f.full = 0
+			if err := f.resize(leastWindow); err != nil { // all at once, from the widest
+				t.Fatal(err)
+			}
+		}
+		seen[f.window] = true
 	}
-	write(100)
-	if err := f.gather(deadline); err != nil || read() != 100 {
-		t.Fatalf("what there is: %v", err)
+	if err := <-sent; err != nil || !bytes.Equal(came.Sum(nil), sum.Sum(nil)) {
+		t.Fatalf("what came is not what was sent: %v", err)
 	}
-	if err := f.calm(); err != nil {
-		t.Fatal(err)
+	if before := f.window; f.gather(100, true) != nil || f.window != before {
+		t.Error("a wide message changes the window")
 	}
-	deadline(time.Minute)
-	go write(1)
-	if n := read(); n != 1 {
-		t.Fatalf("the first byte behind the flow: %d", n)
+	for range 10 {
+		gather(100)
+	}
+	if f.window != leastWindow {
+		t.Errorf("after pauses in which nothing came the window is %d", f.window)
+	}
+	for range 10 * growAfter {
+		gather(burstLeast)
+	}
+	if f.window != mostWindow {
+		t.Errorf("after reads that brought much the window is %d", f.window)
 	}
 	var err error
-	for i := 0; err == nil && i < 2*haltsMost; i++ {
-		write(100)
-		if err = f.gather(deadline); err == nil {
-			read()
-		}
+	n := 0
+	for ; err == nil && n < 2*haltsMost; n++ {
+		err = f.halted()
 	}
-	if !errors.Is(err, errHalted) || f.raw != nil || f.least {
-		t.Fatalf("a server that halts: %v, %+v", err, f)
+	if !errors.Is(err, errHalted) || n != haltsMost || f.raw != nil {
+		t.Fatalf("a server that halts: %v after %d, %+v", err, n, f)
 	}
-	if read() != 100 {
-		t.Error("what was there is lost")
+	if err := f.halted(); err != nil {
+		t.Errorf("bursts end twice: %v", err)
 	}
 }

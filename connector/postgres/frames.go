@@ -20,6 +20,8 @@ type frames struct {
 	start, end int // what was read and not handed out
 	left       int // how much of a message pgconn has begun to read is still to come
 	read       int // bytes read in all
+	last       int // by the last read
+	size       int // of the last message
 	// drained says that the last read found less than there was room for: the socket was empty behind it.
 	drained bool
 }
@@ -81,6 +83,9 @@ func (f *frames) whole() bool {
 	return have >= frameHeader && uint64(have) > uint64(binary.BigEndian.Uint32(f.buf[f.start+1:]))
 }
 
+// partly reports whether a message has begun to come and is not here as a whole.
+func (f *frames) partly() bool { return f.end > f.start && !f.whole() }
+
 // next gives the next message: its type and its body, which is valid until the next call. A time-out leaves what has come so far in place.
 func (f *frames) next() (kind byte, body []byte, err error) {
 	size, err := f.need(frameHeader)
@@ -93,7 +98,7 @@ func (f *frames) next() (kind byte, body []byte, err error) {
 		}
 	}
 	m := f.buf[f.start : f.start+size : f.start+size]
-	f.start += size
+	f.start, f.size = f.start+size, size
 	return m[0], m[frameHeader:], nil
 }
 
@@ -117,7 +122,7 @@ func (f *frames) fill(n int) error {
 		}
 		got, err := f.r.Read(f.buf[f.end:])
 		f.end += got
-		f.read += got
+		f.read, f.last = f.read+got, got
 		f.drained = f.end < len(f.buf)
 		if err != nil && f.end < n {
 			if err == io.EOF && f.end > 0 {

@@ -17,18 +17,18 @@ var sessionParams = map[string]string{
 
 // connectReplication opens a connection in replication mode.
 func connectReplication(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
-	return connectStream(ctx, dsn, nil)
+	return connectStream(ctx, dsn, nil, false)
 }
 
-// connectStream does the same, for a stream that reads through f.
-func connectStream(ctx context.Context, dsn string, f *frames) (*pgconn.PgConn, error) {
+// connectStream does the same, for a stream that reads through f, in bursts or not.
+func connectStream(ctx context.Context, dsn string, f *frames, bursts bool) (*pgconn.PgConn, error) {
 	cfg, err := pgconn.ParseConfig(dsn)
 	if err != nil {
 		return nil, err
 	}
 	setSession(cfg.RuntimeParams)
 	cfg.RuntimeParams["replication"] = "database"
-	setDialer(cfg)
+	setDialerFor(cfg, bursts)
 	if f != nil {
 		cfg.BuildFrontend = f.buildFrontend
 	}

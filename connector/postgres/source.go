@@ -215,7 +215,7 @@ func newBackoff() *backoff.ExponentialBackOff {
 // once makes one connection and streams until it ends.
 func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()) error {
 	var f frames
-	conn, err := connectStream(ctx, s.cfg.DSN, &f)
+	conn, err := connectStream(ctx, s.cfg.DSN, &f, s.inBursts())
 	if err != nil {
 		return err
 	}
@@ -262,11 +262,14 @@ func (s *Source) once(ctx context.Context, sink connector.Sink, streaming func()
 	streaming()
 	s.watch.due()
 	st := &stream{conn: conn, frames: &f, sink: sink, src: s, beside: b, rel: s.rel, messages: messages}
-	if s.cfg.ReadInBursts && s.fallbacks.Load() == 0 {
+	if s.inBursts() {
 		st.flow = burstsOf(conn.Conn())
 	}
 	return s.streamBeside(ctx, st)
 }
+
+// inBursts reports whether a stream may be read in bursts.
+func (s *Source) inBursts() bool { return s.cfg.ReadInBursts && s.fallbacks.Load() == 0 }
 
 // streamBeside runs the stream with the plain connection beside it.
 func (s *Source) streamBeside(ctx context.Context, st *stream) error {

@@ -61,6 +61,9 @@ type stream struct {
 	asked   bool // the server asked for an answer
 	sinceCk int
 
+	stuckRead int       // frames.read when a read last timed out, and had found something since the one before
+	stuckAt   time.Time // when that was
+
 	heard   bool // something came since heardAt was set
 	heardAt time.Time
 	askedAt time.Time // when the server was asked for an answer
@@ -101,6 +104,9 @@ func (s *stream) run(ctx context.Context) error {
 			now := time.Now()
 			s.dry(now)
 			if err := s.quiet(now); err != nil {
+				return err
+			}
+			if err := s.partly(now); err != nil {
 				return err
 			}
 			s.deadline(ctx, tick)
@@ -171,9 +177,6 @@ func (s *stream) beforeBlocking(ctx context.Context) error {
 	if s.flow.runs(now, s.frames.read) {
 		return s.gather(ctx, now)
 	}
-	if err := s.flow.calm(); err != nil {
-		return err
-	}
 	if s.inTx {
 		s.deadline(ctx, partlyDry)
 		return nil
@@ -194,7 +197,26 @@ func (s *stream) gather(ctx context.Context, now time.Time) error {
 	if err := s.report(now); err != nil {
 		return err
 	}
-	err := s.flow.gather(func(d time.Duration) { s.deadline(ctx, d) })
+	err := s.flow.gather(s.frames.last, s.frames.size > leastWindow)
+	if s.flow.raw == nil {
+		s.deadline(ctx, flowDry/2)
+	} else {
+		s.deadline(ctx, burstEnd)
+	}
+	return err
+}
+
+// partly acts on a message that has stopped in its middle for a tick: no server waits there by itself.
+func (s *stream) partly(now time.Time) error {
+	if s.frames.read != s.stuckRead {
+		s.stuckRead, s.stuckAt = s.frames.read, now
+		return nil
+	}
+	if !s.frames.partly() || now.Sub(s.stuckAt) < tick {
+		return nil
+	}
+	s.stuckAt = now
+	err := s.flow.halted()
 	if err != errHalted {
 		return err
 	}

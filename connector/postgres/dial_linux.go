@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// canNarrow says that the system has what narrow, waiting and limitSegments need.
+// canNarrow says that the system has what narrow, waiting, arrivedOn and limitSegments need.
 const canNarrow = true
 
 // narrow sets the receive buffer of a TCP socket, and with it the window that it offers: SO_RCVBUF, man 7 socket.
@@ -25,6 +25,17 @@ func waiting(raw syscall.RawConn) (n int, err error) {
 	var failed error
 	err = raw.Control(func(fd uintptr) { n, failed = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
 	return n, errors.Join(err, failed)
+}
+
+// arrivedOn tells what has come on a TCP socket: TCP_INFO, man 7 tcp.
+func arrivedOn(raw syscall.RawConn) (arrived, error) {
+	var info *unix.TCPInfo
+	var failed error
+	err := raw.Control(func(fd uintptr) { info, failed = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
+	if err := errors.Join(err, failed); err != nil {
+		return arrived{}, err
+	}
+	return arrived{info.Bytes_received, uint64(info.Data_segs_in)}, nil
 }
 
 // limitSegments has the peer send no larger segments than these: TCP_MAXSEG, man 7 tcp. It works before the connection is made. A system that refuses does without.

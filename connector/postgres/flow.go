@@ -31,7 +31,10 @@ type flow struct {
 	seen  int       // frames.read at that time
 	dryAt time.Time // when what waits for a fuller batch was last sent
 
-	full  int // reads that brought much, since the last pause or since the window has grown
+	came  arrived // at the last look
+	fresh bool    // since a pause nothing was read: what came in it came row by row, until the window was closed
+
+	full  int // reads of large segments, since the last pause or since the window has grown
 	halts int // how often a message has stopped in its middle for a tick
 }
 
@@ -39,8 +42,8 @@ const (
 	// Data flows when it comes faster than floodRate, in bytes a millisecond (some 4,000 rows a second), for long enough to make floodLevel of it.
 	// floodMost is what it is remembered by: 24 ms without data end it.
 	floodRate, floodLevel, floodMost = 1000, 8 << 10, 24 << 10
-	// A read of less than burstLeast bytes, while data flows, is followed by a pause.
-	burstLeast = 4 << 10
+	// Where segments are smaller than sparse on average, while data flows, the server sends row by row, and the stream pauses.
+	sparse     = segmentSize / 2
 	burstPause = 4 * time.Millisecond
 	// The receive buffer, of which TCP offers about half or all as the window: where it begins, and its bounds. It doubles behind growAfter reads without a pause.
 	firstWindow, leastWindow, mostWindow = 16 << 10, 8 << 10, 512 << 10
@@ -77,22 +80,33 @@ func (f *flow) runs(now time.Time, read int) bool {
 	return f.level >= floodLevel
 }
 
-// gather pauses, while data flows, where the last read brought little, and fits the window to what comes in a pause. Messages of more than the smallest window
-// are many segments as it is: wide says that the last one was such.
-func (f *flow) gather(got int, wide bool) error {
+// arrived is what has come on a connection in all.
+type arrived struct{ bytes, segments uint64 }
+
+// gather pauses, while data flows, where what came since the last look came in small segments, and fits the window to what comes in a pause.
+func (f *flow) gather() error {
 	if f.raw == nil { // rows come as they come; their batches gather all the same
 		return nil
 	}
-	if got >= burstLeast {
+	now, err := arrivedOn(f.raw)
+	if err != nil {
+		return err
+	}
+	bytes, segments := now.bytes-f.came.bytes, now.segments-f.came.segments
+	f.came = now
+	switch {
+	case f.fresh:
+		f.fresh = false
+		return nil
+	case segments == 0:
+		return nil
+	case bytes >= segments*sparse:
 		if f.full++; f.full < growAfter || f.window >= mostWindow || f.window == 0 {
 			return nil
 		}
 		return f.resize(2 * f.window)
 	}
-	if wide {
-		return nil
-	}
-	f.full = 0
+	f.full, f.fresh = 0, true
 	if f.window == 0 {
 		if err := f.resize(firstWindow); err != nil {
 			return err

@@ -68,8 +68,8 @@ func narrowedPair(t *testing.T) (server, client net.Conn) {
 	return server, client
 }
 
-// TestGather: the window shrinks where a pause does not fill it, grows where reads go on finding much, and a message that stops in its middle again and again ends
-// bursts. No bytes are lost by any of it, and the smallest window halts nothing, whatever window there was before.
+// TestGather: a server that sends little at a time makes the stream pause, and the window shrink; one that has much to send makes it grow; and a message that stops
+// in its middle again and again ends bursts. No byte is lost by any of it, and the smallest window halts nothing, whatever window there was before.
 func TestGather(t *testing.T) {
 	if !canNarrow {
 		t.Skip("this system reads nothing in bursts")
@@ -79,69 +79,75 @@ func TestGather(t *testing.T) {
 	if f.raw == nil || burstsOf(struct{ net.Conn }{client}).raw != nil {
 		t.Fatal("TCP on loopback is not read in bursts, or what is not known to be that is")
 	}
-	gather := func(got int) {
-		t.Helper()
-		if err := f.gather(got, false); err != nil {
-			t.Fatal(err)
+	sent, came, buf := sha256.New(), sha256.New(), make([]byte, framesBuffer)
+	random := rand.New(rand.NewPCG(1, 2))
+	write := func(n int) error {
+		piece := make([]byte, n)
+		for i := range piece {
+			piece[i] = byte(random.Uint32())
 		}
+		sent.Write(piece)
+		_, err := server.Write(piece)
+		return err
 	}
-	// A window of the system's own was offered, and used, before.
-	const all = 4 << 20
-	sum := sha256.New()
-	sent := make(chan error, 1)
-	go func() {
-		random := rand.New(rand.NewPCG(1, 2))
-		var err error
-		for n := 0; n < all && err == nil; {
-			piece := make([]byte, min(1+random.IntN(5000), all-n))
-			for i := range piece {
-				piece[i] = byte(random.Uint32())
-			}
-			n += len(piece)
-			sum.Write(piece)
-			_, err = server.Write(piece)
-		}
-		sent <- err
-	}()
-	came, buf, seen := sha256.New(), make([]byte, framesBuffer), map[int]bool{}
-	for n := 0; n < all; {
+	read := func() int {
+		t.Helper()
 		_ = client.SetReadDeadline(time.Now().Add(time.Minute))
-		got, err := client.Read(buf)
+		n, err := client.Read(buf)
 		if err != nil {
 			t.Fatal(err)
 		}
-		n += got
-		came.Write(buf[:got])
-		if n < all/4 {
-			continue
+		came.Write(buf[:n])
+		if err := f.gather(); err != nil {
+			t.Fatal(err)
 		}
-		if len(seen) == 0 || seen[leastWindow] {
-			gather(got)
-		} else {
-			f.full = 0
-			if err := f.resize(leastWindow); err != nil { // all at once, from the widest
+		return n
+	}
+	// The server has more than goes in, through the system's own window first, and then through the smallest.
+	const much = 32 << 20
+	written := make(chan error, 1)
+	go func() {
+		var err error
+		for n := 0; n < much && err == nil; n += 64 << 10 {
+			err = write(64 << 10)
+		}
+		written <- err
+	}()
+	most := 0
+	for n, narrow := 0, false; n < much; n += read() {
+		if !narrow && n > much/8 {
+			narrow = true
+			if err := f.resize(leastWindow); err != nil {
 				t.Fatal(err)
 			}
 		}
-		seen[f.window] = true
+		if narrow {
+			most = max(most, f.window)
+		}
 	}
-	if err := <-sent; err != nil || !bytes.Equal(came.Sum(nil), sum.Sum(nil)) {
-		t.Fatalf("what came is not what was sent: %v", err)
+	if err := <-written; err != nil || most <= leastWindow {
+		t.Errorf("a server that has much to send: %v, the window was %d at most", err, most)
 	}
-	if before := f.window; f.gather(100, true) != nil || f.window != before {
-		t.Error("a wide message changes the window")
+	// A row at a time.
+	pauses := 0
+	for range 100 {
+		for range 3 {
+			if err := write(300); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for n := 0; n < 900; {
+			n += read()
+			if f.fresh {
+				pauses++
+			}
+		}
 	}
-	for range 10 {
-		gather(100)
+	if pauses < 10 || f.window != leastWindow {
+		t.Errorf("a server that sends a row at a time: %d pauses, and the window is %d", pauses, f.window)
 	}
-	if f.window != leastWindow {
-		t.Errorf("after pauses in which nothing came the window is %d", f.window)
-	}
-	for range 10 * growAfter {
-		gather(burstLeast)
-	}
-	if f.window != mostWindow {
-		t.Errorf("after reads that brought much the window is %d", f.window)
+	if !bytes.Equal(came.Sum(nil), sent.Sum(nil)) {
+		t.Error("what came is not what was sent")
 	}
 	var err error
 	n := 0

@@ -20,8 +20,6 @@ type frames struct {
 	start, end int // what was read and not handed out
 	left       int // how much of a message pgconn has begun to read is still to come
 	read       int // bytes read in all
-	last       int // by the last read
-	size       int // of the last message
 	// drained says that the last read found less than there was room for: the socket was empty behind it.
 	drained bool
 }
@@ -98,7 +96,7 @@ func (f *frames) next() (kind byte, body []byte, err error) {
 		}
 	}
 	m := f.buf[f.start : f.start+size : f.start+size]
-	f.start, f.size = f.start+size, size
+	f.start += size
 	return m[0], m[frameHeader:], nil
 }
 
@@ -122,7 +120,7 @@ func (f *frames) fill(n int) error {
 		}
 		got, err := f.r.Read(f.buf[f.end:])
 		f.end += got
-		f.read, f.last = f.read+got, got
+		f.read += got
 		f.drained = f.end < len(f.buf)
 		if err != nil && f.end < n {
 			if err == io.EOF && f.end > 0 {

@@ -197,7 +197,7 @@ func (s *stream) gather(ctx context.Context, now time.Time) error {
 	if err := s.report(now); err != nil {
 		return err
 	}
-	err := s.flow.gather(s.frames.last, s.frames.size > leastWindow)
+	err := s.flow.gather()
 	if s.flow.raw == nil {
 		s.deadline(ctx, flowDry/2)
 	} else {

@@ -311,7 +311,7 @@ func printLetters(w io.Writer, all letterPages) error {
 		n += len(letters)
 		for _, l := range letters {
 			fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", l.ID, l.Class, l.Mapping, l.Kind, l.Position,
-				l.CommitTime.Local().Format(time.DateTime), l.Attempts, stands(l), l.Reason)
+				committed(l.CommitTime, time.DateTime), l.Attempts, stands(l), l.Reason)
 		}
 		return t.Flush()
 	})
@@ -319,6 +319,14 @@ func printLetters(w io.Writer, all letterPages) error {
 		_, err = fmt.Fprintln(w, "no dead letters")
 	}
 	return err
+}
+
+// committed shows a commit time; a row that a backfill has read has none.
+func committed(at time.Time, layout string) string {
+	if at.IsZero() {
+		return "-"
+	}
+	return at.Local().Format(layout)
 }
 
 // stands says in a word or two how a letter stands.
@@ -364,7 +372,7 @@ func printLetter(w io.Writer, l *status.Letter) error {
 	} else {
 		line("position", fmt.Sprintf("%s, record %d", l.Position, l.Number))
 	}
-	line("committed", l.CommitTime.Local().Format(time.RFC3339))
+	line("committed", committed(l.CommitTime, time.RFC3339))
 	line("set aside", l.Created.Local().Format(time.RFC3339))
 	line("attempts", l.Attempts)
 	line("reason", l.Reason)

@@ -64,7 +64,7 @@ type Letter struct {
 	Table      string             `json:"table"`
 	Position   connector.Position `json:"position"`
 	Number     int                `json:"number"`
-	CommitTime time.Time          `json:"commitTime"`
+	CommitTime time.Time          `json:"commitTime,omitzero"` // zero for a row that a backfill has read
 	Reason     string             `json:"reason"`
 	// RelateBizCode is a point's of the open API (platform.pointAPI: open): the platform knows the point by it.
 	RelateBizCode string                  `json:"relateBizCode,omitempty"`

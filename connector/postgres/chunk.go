@@ -25,7 +25,7 @@ func (t *rowReader) Read(ctx context.Context, low, after string, from bool, most
 	switch {
 	case t.plan.key == nil:
 		c, err = t.readPages(ctx, after, most)
-	case t.where != "":
+	case t.wanted() != "":
 		c, err = t.readWhere(ctx, after, from, most)
 	default:
 		c, err = t.readKeys(ctx, after, from, most)
@@ -89,12 +89,16 @@ func condition(parts ...string) string {
 	return " WHERE " + strings.Join(list, " AND ")
 }
 
-// wanted is --where, in parentheses: a comment at its end must not swallow them.
+// wanted is the condition that rows must meet: the row filter, and --where in parentheses, which a comment at its end must not swallow.
 func (t *rowReader) wanted() string {
-	if t.where == "" {
-		return ""
+	var parts []string
+	if t.filter != "" {
+		parts = append(parts, "("+t.filter+")")
 	}
-	return "(" + t.where + "\n)"
+	if t.where != "" {
+		parts = append(parts, "("+t.where+"\n)")
+	}
+	return strings.Join(parts, " AND ")
 }
 
 func (t *rowReader) behind(after string, from bool) (string, error) {

@@ -268,3 +268,37 @@ func TestBackfillDSN(t *testing.T) {
 		r.Close()
 	}
 }
+
+// TestRowFilter: a row that one publication sends is read; of partitions the root's filter counts.
+func TestRowFilter(t *testing.T) {
+	t.Parallel()
+	if pgtest.Server(t).Major() < 15 {
+		t.Skip("row filters need PostgreSQL 15 or newer")
+	}
+	db := pgtest.Server(t).Database(t)
+	db.Exec(t, "CREATE TABLE a (id int PRIMARY KEY, b bool)", "CREATE TABLE r (id int PRIMARY KEY) PARTITION BY RANGE (id)", "CREATE TABLE r1 PARTITION OF r DEFAULT",
+		"INSERT INTO a SELECT n, n % 2 = 0 FROM generate_series(1, 10) n",
+		"CREATE PUBLICATION small FOR TABLE a WHERE (id < 3 AND id > 0), r1 WHERE (id > 1)", "CREATE PUBLICATION odd FOR TABLE a WHERE (NOT b)", "CREATE PUBLICATION whole FOR TABLE a",
+		"CREATE PUBLICATION others FOR TABLE r WHERE (id < 9) WITH (publish_via_partition_root = true)", "CREATE PUBLICATION everything FOR ALL TABLES")
+	conn := plain(t, db.DSN())
+	for _, c := range []struct {
+		table        string
+		publications []string
+		rows         int // of a; -1: there is no filter
+	}{
+		{"a", nil, -1}, {"a", []string{"small"}, 2}, {"a", []string{"small", "odd"}, 6}, {"a", []string{"small", "whole"}, -1}, {"a", []string{"everything", "odd"}, -1}, {"a", []string{"others", "odd"}, 5},
+		{"r", []string{"small"}, -1}, {"r", []string{"others"}, 8}, {"r1", []string{"small"}, 9}, {"nosuch", []string{"small"}, -1},
+	} {
+		filter, err := rowFilter(t.Context(), conn, TableName{"public", c.table}, c.publications)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows := -1
+		if filter != "" {
+			rows = pgtest.Value[int](t, db, "SELECT count(*)::int FROM a AS r WHERE "+filter)
+		}
+		if rows != c.rows {
+			t.Errorf("%s in %v: %q gives %d rows, want %d", c.table, c.publications, filter, rows, c.rows)
+		}
+	}
+}

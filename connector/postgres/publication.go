@@ -90,6 +90,31 @@ func (p *Publication) covers(r *relation) (Member, bool) {
 	return Member{TableName: r.name, OID: r.oid}, true
 }
 
+// rowFilter gives the condition that a table's rows must meet for publications to send them; empty: all are sent. A row that one of them sends is sent.
+func rowFilter(ctx context.Context, conn *pgx.Conn, table TableName, publications []string) (string, error) {
+	rels, err := loadRelations(ctx, conn, []TableName{table})
+	if err != nil || len(rels) == 0 {
+		return "", err
+	}
+	pubs, err := LoadPublications(ctx, conn, publications)
+	if err != nil {
+		return "", err
+	}
+	r := rels[0]
+	var filters []string
+	for _, p := range pubs {
+		m, ok := p.covers(r)
+		switch {
+		case !ok:
+		case m.Filter == "":
+			return "", nil
+		default:
+			filters = append(filters, "("+m.Filter+")")
+		}
+	}
+	return strings.Join(filters, " OR "), nil
+}
+
 // names reports whether p names the table itself.
 func (p *Publication) names(t TableName) bool {
 	return p != nil && slices.ContainsFunc(p.Tables, func(m Member) bool { return m.TableName == t })

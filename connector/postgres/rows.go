@@ -22,7 +22,8 @@ import (
 type Rows struct {
 	// DSN is where watermarks are written, the primary; and where rows are read, unless StandbyDSN is set. Both are secrets.
 	DSN, StandbyDSN string
-	// Publications are those that are streamed: of a table that they publish with a column list, only the columns of the list are read.
+	// Publications are those that are streamed: of a table that they publish with a column list, only the columns of the list are read; with a row filter, only the
+	// rows that meet it.
 	Publications []string
 }
 
@@ -72,7 +73,9 @@ type rowReader struct {
 	table *connector.Table
 	name  TableName
 	where string
-	plan  rowPlan
+	// filter is the publications' row filter; empty: there is none.
+	filter string
+	plan   rowPlan
 
 	system     string // the primary's identifier and database
 	free       chan *arena
@@ -118,6 +121,9 @@ func (r *Rows) Open(ctx context.Context, b *connector.Backfill) (_ connector.Row
 	}
 	if t.table = tables[t.name]; t.table == nil {
 		return nil, &Refusal{"there is no table " + t.name.String(), "mend table: in the mapping"}
+	}
+	if t.filter, err = rowFilter(ctx, conn, t.name, r.Publications); err != nil {
+		return nil, err
 	}
 	if err := t.plan.load(ctx, conn, t.table); err != nil {
 		return nil, err

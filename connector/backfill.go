@@ -55,6 +55,9 @@ type Backfill struct {
 	Fingerprint string
 
 	Created, Started, Ended time.Time
+	// Notes are what is to be noted of rows with the next progress that is stored, of a mapping that makes points, in their order. They are not read back: see
+	// BackfillStore.GivenRows.
+	Notes []RowNote
 	BackfillProgress
 }
 
@@ -63,7 +66,8 @@ func (b *Backfill) Table() string { return b.Schema + "." + b.Name }
 
 // BackfillProgress is how far a backfill is. All up to After is settled, but for the rows of Again.
 type BackfillProgress struct {
-	// Key are the columns of the key by which the table is read; nil: it has none, and is read by ctid, or the backfill has not begun.
+	// Key are the columns of the key by which the table is read; nil: it has none, and is read by ctid, or the backfill has not begun and nobody knew when it
+	// was asked for.
 	Key []string `json:"key,omitempty"`
 	// After is the last key up to which rows are settled, as RowKey writes it; empty: none. Scanned says that no row comes behind it.
 	After   RowBytes `json:"after,omitempty"`
@@ -74,6 +78,10 @@ type BackfillProgress struct {
 	// the position of the last one that was seen.
 	Moves []RowMove `json:"moves,omitempty"`
 	Moved Position  `json:"moved"`
+	// Seen: a running connector knows of it, and notes for it what the stream gives.
+	Seen bool `json:"seen,omitempty"`
+	// Blind: the stream has given points of the mapping since the backfill was asked for, or rows have moved, and it is not known which ones.
+	Blind bool `json:"blind,omitempty"`
 	// Read counts the rows up to After, Rows those that are settled. Estimate is how many the table had at the begin, as the server thinks; 0: not known.
 	Read     int64 `json:"read"`
 	Rows     int64 `json:"rows"`
@@ -139,7 +147,8 @@ func SplitRowKey(key string) []string {
 type BackfillStore interface {
 	// Backfills gives those that have not ended, by age.
 	Backfills(ctx context.Context) ([]*Backfill, error)
-	// SaveBackfill stores status, reason, fingerprint, times and progress; done names what was asked for and is done with it, empty: nothing.
+	// SaveBackfill stores status, reason, fingerprint, times, progress and, in the same commit, the notes; done names what was asked for and is done with it,
+	// empty: nothing.
 	SaveBackfill(ctx context.Context, b *Backfill, done string) error
 	// EndBackfill is SaveBackfill with an end. The points of the backfill that have an intent and no outcome become dead letters of class uncertain, all
 	// others are forgotten.
@@ -149,6 +158,8 @@ type BackfillStore interface {
 	KnownRows(ctx context.Context, backfill int64, rows []string) (map[string]Known, error)
 	// MoveRows notes what is known of rows under their new keys, one move after the other, and stores the backfill as SaveBackfill does, in one commit.
 	MoveRows(ctx context.Context, b *Backfill, moves []RowMove) error
+	// GivenRows tells what the stream has given rows of a backfill, by their keys, as RowNote.Given says it.
+	GivenRows(ctx context.Context, backfill int64, rows []string) (map[string][]uint64, error)
 }
 
 // RowSource reads tables for backfills: package postgres.

@@ -64,6 +64,22 @@ func (fs *fills) next(ctx context.Context) (*fill, error) {
 	return first, nil
 }
 
+// notice looks for backfills that were asked for while another one runs, or while the source of its rows is away, until ctx ends: what the stream gives is
+// noted for those that are known.
+func (fs *fills) notice(ctx context.Context) {
+	for ctx.Err() == nil {
+		fs.saving.Lock() // none ends between the two
+		stored, err := fs.Store.Backfills(ctx)
+		if err == nil { // else run tells of it
+			for _, b := range stored {
+				fs.of(b)
+			}
+		}
+		fs.saving.Unlock()
+		pause(ctx, noticesEvery, nil)
+	}
+}
+
 // of gives the fill of a backfill in the store.
 func (fs *fills) of(b *Backfill) *fill {
 	fs.mu.Lock()
@@ -88,7 +104,7 @@ func (fs *fills) answer(ctx context.Context, f *fill, asked string) (stopped boo
 	case AskResume:
 		fs.p.alarms.Clear("backfill/" + f.number())
 		fs.mu.Lock()
-		f.Status, f.Reason = BackfillQueued, ""
+		f.Status, f.Reason, f.Blind = BackfillQueued, "", false
 		if m, ok := fs.Mappings[f.Mapping]; ok {
 			f.Fingerprint = m.Fingerprint
 		}
@@ -147,13 +163,10 @@ func (fs *fills) stop(ctx context.Context, f *fill, status BackfillStatus, why, 
 	}
 	fs.saving.Lock()
 	defer fs.saving.Unlock()
-	fs.mu.Lock()
-	b := f.stored()
-	fs.mu.Unlock()
-	if err := fs.Store.EndBackfill(ctx, b, asked); err != nil {
+	if err := fs.put(f, func(b *Backfill) error { return fs.Store.EndBackfill(ctx, b, asked) }); err != nil {
 		return err
 	}
-	log.Info("backfill "+string(status), "rows", b.BackfillProgress.Rows)
+	log.Info("backfill "+string(status), "rows", f.BackfillProgress.Rows)
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.list = slices.DeleteFunc(fs.list, func(o *fill) bool { return o == f })
@@ -165,16 +178,7 @@ func (fs *fills) stop(ctx context.Context, f *fill, status BackfillStatus, why, 
 func (fs *fills) store(ctx context.Context, f *fill, done string) error {
 	fs.saving.Lock()
 	defer fs.saving.Unlock()
-	fs.mu.Lock()
-	b := f.stored()
-	fs.mu.Unlock()
-	err := fs.Store.SaveBackfill(ctx, b, done)
-	if err != nil {
-		fs.mu.Lock()
-		f.dirty = true
-		fs.mu.Unlock()
-	}
-	return err
+	return fs.put(f, func(b *Backfill) error { return fs.Store.SaveBackfill(ctx, b, done) })
 }
 
 // explain notes why a running backfill waits; empty: it does not.

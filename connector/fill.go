@@ -16,6 +16,7 @@ import (
 //	backfiller.go  which backfill runs, and what commands ask of it
 //	reading.go     reads its chunks
 //	window.go      what lies between two watermarks, and what becomes of the rows; in the goroutine of the stream
+//	given.go       which rows have had their points from the stream
 //	fill.go        how far it is, and what of it is stored
 
 // BackfillOptions are what backfills need. All fields are required.
@@ -177,7 +178,7 @@ func (fs *fills) add(b *Backfill) *fill {
 	for _, r := range b.Again {
 		f.readAgain(string(r))
 	}
-	f.dirty = false
+	f.dirty, f.Seen = !f.Seen, true
 	fs.list = append(fs.list, f)
 	fs.some.Store(true)
 	return f
@@ -255,7 +256,7 @@ func (f *fill) advance() {
 func (f *fill) stored() *Backfill {
 	f.advance()
 	b := *f.Backfill
-	b.Moves = slices.Clone(f.Moves)
+	b.Moves, b.Notes = slices.Clone(f.Moves), slices.Clip(f.Notes)
 	b.Again = make([]RowBytes, 0, len(f.again))
 	for key := range f.again {
 		b.Again = append(b.Again, RowBytes(key))
@@ -280,24 +281,34 @@ func (fs *fills) save(ctx context.Context) error {
 	defer fs.saving.Unlock()
 	fs.mu.Lock()
 	var due []*fill
-	var rows []*Backfill
 	for _, f := range fs.list {
 		if f.advance(); f.dirty && f.ID > 0 {
-			due, rows = append(due, f), append(rows, f.stored())
+			due = append(due, f)
 		}
 	}
 	fs.mu.Unlock()
-	for i, b := range rows {
-		if err := fs.Store.SaveBackfill(ctx, b, ""); err != nil {
-			fs.mu.Lock()
-			for _, f := range due[i:] {
-				f.dirty = true
-			}
-			fs.mu.Unlock()
-			return fmt.Errorf("the progress of backfill %d: %w", b.ID, err)
+	for _, f := range due {
+		if err := fs.put(f, func(b *Backfill) error { return fs.Store.SaveBackfill(ctx, b, "") }); err != nil {
+			return fmt.Errorf("the progress of backfill %d: %w", f.ID, err)
 		}
 	}
 	return nil
+}
+
+// put has do store a backfill as it is now. The caller holds saving.
+func (fs *fills) put(f *fill, do func(*Backfill) error) error {
+	fs.mu.Lock()
+	b := f.stored()
+	fs.mu.Unlock()
+	err := do(b)
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if err != nil {
+		f.dirty = true
+	} else if f.Notes = f.Notes[len(b.Notes):]; len(f.Notes) == 0 {
+		f.Notes = nil
+	}
+	return err
 }
 
 // BackfillNow is a backfill as it is now.
@@ -317,7 +328,7 @@ func (p *Pipeline) Backfills() []BackfillNow {
 	var list []BackfillNow
 	for _, f := range p.fills.list {
 		n := BackfillNow{Backfill: *f.Backfill, Pending: f.open + len(f.again)}
-		n.Again = nil
+		n.Again, n.Notes = nil, nil
 		for _, c := range f.chunks {
 			n.Rows += c.settled
 			n.Read += c.read
@@ -331,6 +342,6 @@ func (p *Pipeline) Backfills() []BackfillNow {
 const (
 	// chunkTime is what the reading of a chunk should take.
 	chunkTime = 200 * time.Millisecond
-	// asksEvery is how often the store is asked what commands want.
-	asksEvery = time.Second
+	// asksEvery is how often the store is asked what commands want, noticesEvery how often for backfills that are new.
+	asksEvery, noticesEvery = time.Second, time.Second
 )

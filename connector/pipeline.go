@@ -134,6 +134,7 @@ func (p *Pipeline) Run(ctx context.Context, source Source, deliverer Deliverer) 
 		inner.Go(func() error { return p.writeCheckpoints(ctx) })
 		if p.fills != nil {
 			inner.Go(func() error { p.fills.run(ctx); return nil })
+			inner.Go(func() error { p.fills.notice(ctx); return nil })
 		}
 		err := inner.Wait()
 		tail, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalWriteTimeout)
@@ -228,6 +229,9 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 		if counted, goes = p.applyBrakes(c, t); !goes {
 			return
 		}
+	}
+	if p.fills != nil && len(p.out.Records)+len(p.out.Letters) > 0 && p.fills.some.Load() { // before a checkpoint can cover the change
+		p.fills.given(c, &p.out, t != nil)
 	}
 	var done []RecordKey
 	if len(p.known)+len(p.settledAt) > 0 {

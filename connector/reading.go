@@ -72,7 +72,7 @@ func (g *reading) begin(ctx context.Context) error {
 	fresh := f.Started.IsZero()
 	key, before := g.r.Key(), f.Key
 	fs.mu.Unlock()
-	if !fresh && !slices.Equal(key, before) {
+	if (!fresh || before != nil) && !slices.Equal(key, before) {
 		return &stall{fmt.Sprintf("the key of table %s is (%s) now, and the backfill was begun with (%s): cancel it, and begin anew", f.Table(), keyText(key), keyText(before))}
 	}
 	var estimate int64
@@ -195,11 +195,13 @@ func (g *reading) step(ctx context.Context) (more bool, err error) {
 	fs, f := g.fs, g.f
 	fs.mu.Lock()
 	f.advance()
-	moves := len(f.Moves)
+	moves, blind := len(f.Moves), f.blindness()
 	open, waiting, unsettled := f.open, len(f.again), f.open+len(f.chunks)+len(f.straggling) > 0
 	coming := open > 0 || f.handing // since before a pause
 	fs.mu.Unlock()
 	switch {
+	case blind != "":
+		return false, &stall{blind}
 	case waiting >= mostMoved:
 		return false, &stall{fmt.Sprintf("more than %d rows are to be read once more, because they changed their key or kept changing: cancel it, and begin anew when fewer change", mostMoved)}
 	case (open >= fs.Pending || moves > 0) && len(g.flying) > 0:
@@ -257,6 +259,8 @@ func (g *reading) landed(ctx context.Context, w *window, end windowEnd) error {
 	switch {
 	case end.misfit != "":
 		return &stall{end.misfit}
+	case end.blind: // step says so
+		return g.unread(ctx, w, byCtid, 0)
 	case end.held:
 		g.fs.explain(g.f, "it waits: the mapping is held, or works off what came while it was (tuzhan-cdc status)")
 		return g.unread(ctx, w, byCtid, asksEvery)
@@ -384,12 +388,10 @@ func (g *reading) move(ctx context.Context) error {
 	fs.mu.Lock()
 	moves := f.Moves
 	f.Moves = nil
-	b := f.stored()
 	fs.mu.Unlock()
-	err := fs.Store.MoveRows(ctx, b, moves)
-	if err != nil {
+	if err := fs.put(f, func(b *Backfill) error { return fs.Store.MoveRows(ctx, b, moves) }); err != nil {
 		fs.mu.Lock()
-		f.Moves, f.dirty = append(moves, f.Moves...), true
+		f.Moves = append(moves, f.Moves...)
 		fs.mu.Unlock()
 		return &passing{err}
 	}
@@ -417,22 +419,34 @@ func (g *reading) window(ctx context.Context, read func(low string) (*Chunk, err
 		size := int(float64(c.Scanned) * float64(chunkTime) / float64(took+1))
 		g.size = max(smallestChunk, min(size, 2*g.size, mostChunk))
 	}
-	if w.known, err = g.lookUp(ctx, c); err != nil {
+	if err = g.lookUp(ctx, w, c); err != nil {
 		return forget(&passing{err})
 	}
 	return w, c, nil
 }
 
-// lookUp asks what is known of the rows of a chunk.
-func (g *reading) lookUp(ctx context.Context, c *Chunk) (map[string]Known, error) {
+// lookUp asks what is known of the rows of a chunk. What the stream gives meanwhile is noted in the window.
+func (g *reading) lookUp(ctx context.Context, w *window, c *Chunk) (err error) {
 	if len(c.Rows) == 0 || !g.known {
-		return nil, nil
+		return nil
 	}
 	keys := make([]string, len(c.Rows))
 	for i := range c.Rows {
 		keys[i] = c.Rows[i].Key
 	}
-	return g.fs.Store.KnownRows(ctx, g.f.ID, keys)
+	if w.known, err = g.fs.Store.KnownRows(ctx, g.f.ID, keys); err != nil || !g.f.points || g.f.Key == nil {
+		return err
+	}
+	g.fs.mu.Lock()
+	due := len(g.f.Notes) > 0
+	g.fs.mu.Unlock()
+	if due {
+		if err := g.fs.store(ctx, g.f, ""); err != nil {
+			return err
+		}
+	}
+	w.stored, err = g.fs.Store.GivenRows(ctx, g.f.ID, keys)
+	return err
 }
 
 // fly writes the second watermark of a window, of which c was read. It does not wait for it: the next chunk is read meanwhile.

@@ -21,6 +21,8 @@ type window struct {
 	chunk *Chunk
 	rows  []string
 	known map[string]Known
+	// stored is what the stream was known to have given the rows when they were looked up, given what it has given since the window began.
+	stored, given map[string][]uint64
 
 	// Of the reader's goroutine, from the second watermark on.
 	at      Position
@@ -41,13 +43,13 @@ type window struct {
 // windowEnd is what became of a window.
 type windowEnd struct {
 	// stale: the chunk did not show what the stream had brought before; unsure: a row of which nobody knows which it is has changed; held: the mapping
-	// does not go with the others. Then none of its rows were handed over.
-	stale, unsure, held bool
+	// does not go with the others; blind: rows may have had points, and nobody knows which. Then none of its rows were handed over.
+	stale, unsure, held, blind bool
 	// misfit says why the mapping can't read the rows.
 	misfit string
 }
 
-func (e windowEnd) returned() bool { return e.stale || e.unsure || e.held || e.misfit != "" }
+func (e windowEnd) returned() bool { return e.stale || e.unsure || e.held || e.blind || e.misfit != "" }
 
 // note tells the backfills of a change, before anything else is done with it. The reader's goroutine only.
 func (fs *fills) note(c *Change) {
@@ -68,6 +70,9 @@ func (fs *fills) note(c *Change) {
 					w.touched = true
 				}
 			}
+			if f.points && c.Op == Update && !f.Started.IsZero() && c.Position.Compare(f.Moved) > 0 {
+				f.blind()
+			}
 			continue
 		}
 		var before, after string
@@ -77,16 +82,8 @@ func (fs *fills) note(c *Change) {
 		if c.New != nil {
 			after = f.keyOf(c.Table, c.New)
 		}
-		if c.Op == Update && before != after && before != "" && after != "" && len(f.again) < mostMoved && c.Position.Compare(f.Moved) > 0 {
-			f.Moved, f.dirty = c.Position, true
-			if f.points {
-				f.Moves = append(f.Moves, RowMove{RowBytes(before), RowBytes(after)})
-			}
-			if a := f.again[after]; a != nil && a.taken { // it may be read already
-				f.moved[after] = struct{}{}
-			} else {
-				f.readAgain(after)
-			}
+		if c.Op == Update && before != after && before != "" && after != "" {
+			fs.move(f, c.Position, before, after)
 		}
 		for _, w := range fs.windows {
 			if w.fill == f && w.open {
@@ -94,6 +91,40 @@ func (fs *fills) note(c *Change) {
 				w.note(c.Op != Delete, after)
 			}
 		}
+	}
+}
+
+// move notes that a row has another key now. The caller holds mu.
+func (fs *fills) move(f *fill, at Position, before, after string) {
+	begun := !f.Started.IsZero()
+	switch {
+	case at.Compare(f.Moved) <= 0: // it comes again
+		if f.points && slices.Contains(fs.p.apart(at), f.Mapping) { // and what the mapping gave before it may come for the first time
+			f.noteRow(RowNote{Row: after, From: before, Again: true})
+		}
+		return
+	case begun && len(f.again) >= mostMoved: // it gives up
+		return
+	}
+	f.Moved, f.dirty = at, true
+	if f.points {
+		f.noteRow(RowNote{Row: after, From: before})
+		for _, w := range fs.windows {
+			if w.fill == f {
+				delete(w.given, before)
+			}
+		}
+	}
+	if !begun { // nothing is read yet
+		return
+	}
+	if f.points {
+		f.Moves = append(f.Moves, RowMove{RowBytes(before), RowBytes(after)})
+	}
+	if a := f.again[after]; a != nil && a.taken { // it may be read already
+		f.moved[after] = struct{}{}
+	} else {
+		f.readAgain(after)
 	}
 }
 
@@ -160,6 +191,7 @@ func (fs *fills) judge(w *window) {
 			}
 		}
 	}
+	end.blind = f.Blind
 	end.held = slices.Contains(fs.p.apart(w.at), f.Mapping) || fs.p.toBeHeld(f.Mapping)
 	if end.returned() && f.Key == nil && w.rows == nil { // by ctid: it is read again as a whole
 		w.done <- end
@@ -334,8 +366,8 @@ func (fs *fills) hand(w *window, row *ChunkRow) (reason string) {
 	p, f := fs.p, w.fill
 	fs.change = Change{Position: Position{Commit: w.at.Commit, Index: uint32(w.next - 1)}, Op: Snapshot, Table: w.chunk.Table, New: row.Tuple, Backfill: f.ID, Row: row.Key}
 	p.out.Reset()
-	known := w.known[row.Key]
-	if known != Applied && known != Lettered {
+	known, given := w.known[row.Key], slices.Concat(w.stored[row.Key], w.given[row.Key])
+	if known != Applied && known != Lettered && !slices.Contains(given, GivenToNew) {
 		p.mapper.Map(&fs.change, Part{Only: f.Mapping}, &p.out)
 	}
 	if len(p.out.Misfits) > 0 {
@@ -343,6 +375,9 @@ func (fs *fills) hand(w *window, row *ChunkRow) (reason string) {
 	}
 	if known == Intended {
 		p.uncertain()
+	}
+	if len(given) > 0 {
+		p.passGiven(given)
 	}
 	// Nobody looks at the rows of a chunk before it is handed over, nor at one of them before its records are submitted.
 	w.track.rows = append(w.track.rows, fillRow{chunk: w.track, key: row.Key, waiting: len(p.out.Records) + len(p.out.Letters)})

@@ -166,10 +166,11 @@ func (s *Set) CheckEach(tables []*connector.Table) iter.Seq2[string, *Findings] 
 
 // checkSnapshot warns of points for rows that are there already.
 func (m *mapping) checkSnapshot(f *Findings) {
-	if m.kind == connector.Point && m.ops[connector.Snapshot] {
-		f.Warnings.AddHint(m.node, "Take snapshot out of its on, where the rows that are there have had their points already.",
-			"mapping %s makes points on snapshot: each backfill gives them anew, to every row that it reads: also to those that the stream has given them, before it or while it runs", m.name)
+	if m.kind != connector.Point || !m.ops[connector.Snapshot] {
+		return
 	}
+	f.Warnings.AddHint(m.node, "Take snapshot out of its on, where the rows that are there have had their points already.",
+		"mapping %s makes points on snapshot: each backfill gives them anew, to every row that it reads, but for those that the stream has given them since it was asked for: also to those that the stream had given them before", m.name)
 }
 
 func (m *mapping) tableMissing(tables []*connector.Table, ps *strict.Problems) {

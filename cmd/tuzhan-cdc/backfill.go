@@ -19,6 +19,7 @@ import (
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
 )
 
 func backfillCommand() *cobra.Command {
@@ -30,7 +31,8 @@ func backfillCommand() *cobra.Command {
 each customer's order; where none runs, the next one does. The command shows how far it is and ends when all rows are settled; Ctrl-C leaves it running.
 
 Whatever is written meanwhile: a row that changes while it is read is read again. It survives kill -9 at any moment, and goes on from the last chunk that was settled. A
-second backfill sends all rows again; an event then has the same uuid as in the first one, and a point is given again.
+second backfill sends all rows again; an event then has the same uuid as in the first one, and a point is given again. Points that the stream gives once it is asked
+for are not given again.
 
 A key for --since is the value of the primary key's column; of several columns their values, joined by commas (with a backslash before a comma in a value).`,
 		Example: `  tuzhan-cdc backfill member-groups
@@ -65,6 +67,13 @@ A key for --since is the value of the primary key's column; of several columns t
 		}
 		id, err := state.AddBackfill(c.Context(), stateLocation(cfg), fresh)
 		if err != nil {
+			return err
+		}
+		err = awaitNotice(c.Context(), cfg, id)
+		switch {
+		case c.Context().Err() != nil:
+			return interrupted(id)
+		case err != nil:
 			return err
 		}
 		fmt.Fprintf(c.ErrOrStderr(), "backfill %d of mapping %s is asked for\n", id, args[0])
@@ -112,8 +121,13 @@ func tryBackfill(c *cobra.Command, cfg *config.Config, b *connector.Backfill, dr
 		return err
 	}
 	defer r.Close()
-	if r.Key() == nil {
+	points := slices.ContainsFunc(cfg.Mappings.List(), func(m mapping.Summary) bool { return m.Name == b.Mapping && m.Kind == connector.Point })
+	b.Key = r.Key() // what the stream gives from here on is noted by it
+	if b.Key == nil {
 		fmt.Fprintf(c.ErrOrStderr(), "table %s has no primary key: its rows are read by their place (ctid). A row that changes meanwhile may be sent twice, as it was before, or not at all, and an event gets another uuid in each backfill\n", b.Table())
+		if points {
+			fmt.Fprintln(c.ErrOrStderr(), "so it stands still, rather than give points twice, when a row of the table changes meanwhile or the stream gives points of the mapping: ask for it while nothing is written")
+		}
 	}
 	after, from := b.Since, b.Since != ""
 	if !dryRun {
@@ -121,6 +135,32 @@ func tryBackfill(c *cobra.Command, cfg *config.Config, b *connector.Backfill, dr
 		return err
 	}
 	return dryRunBackfill(c, cfg, b, r)
+}
+
+// noticeWait is how long a command waits until the running connector knows of a backfill.
+const noticeWait = 3 * time.Second
+
+// awaitNotice waits until the running connector knows of a backfill, and notes for it what the stream gives. Where none runs, the next one knows of it before it
+// streams: then the command waits in vain, and not for long.
+func awaitNotice(ctx context.Context, cfg *config.Config, id int64) error {
+	r, err := state.OpenReader(ctx, stateLocation(cfg))
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	late := time.After(noticeWait)
+	for {
+		if b, err := r.Backfill(ctx, id); err != nil || b.Seen {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-late:
+			return nil
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // dryRunBackfill reads and maps the rows, and says what came of them.
@@ -192,7 +232,13 @@ const queuedFor = 5 * time.Second
 // followBackfill shows how far a backfill is until it ends.
 func followBackfill(c *cobra.Command, cfg *config.Config, id int64) error {
 	r, err := state.OpenReader(c.Context(), stateLocation(cfg))
-	if err != nil {
+	switch {
+	case c.Context().Err() != nil:
+		if err == nil {
+			r.Close()
+		}
+		return interrupted(id)
+	case err != nil:
 		return err
 	}
 	defer r.Close()
@@ -202,7 +248,7 @@ func followBackfill(c *cobra.Command, cfg *config.Config, id int64) error {
 		b, err := r.Backfill(c.Context(), id)
 		if c.Context().Err() != nil {
 			p.end()
-			return fmt.Errorf("interrupted: the running connector goes on with it (tuzhan-cdc backfill list; tuzhan-cdc backfill pause %d)", id)
+			return interrupted(id)
 		}
 		if err != nil {
 			return err
@@ -230,6 +276,10 @@ func followBackfill(c *cobra.Command, cfg *config.Config, id int64) error {
 		case <-time.After(followEvery):
 		}
 	}
+}
+
+func interrupted(id int64) error {
+	return fmt.Errorf("interrupted: the running connector goes on with it (tuzhan-cdc backfill list; tuzhan-cdc backfill pause %d)", id)
 }
 
 // progress shows how far a backfill is: as a bar on a terminal, else as a line now and then.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,15 +26,16 @@ import (
 // Each row is one customer, for good: the phone stays whatever else changes. crm.past has the keys that a row ever had.
 const fillSchema = `
 CREATE SCHEMA crm;
-CREATE TABLE crm.members (tenant text COLLATE "%s", id bigint, phone text NOT NULL UNIQUE, grp text NOT NULL, born boolean NOT NULL DEFAULT true, PRIMARY KEY (tenant, id));
+CREATE TABLE crm.members (tenant text COLLATE "%s", id bigint, phone text NOT NULL UNIQUE, grp text NOT NULL, born boolean NOT NULL DEFAULT true, paid boolean NOT NULL DEFAULT false, PRIMARY KEY (tenant, id));
 ALTER TABLE crm.members REPLICA IDENTITY %s;
 CREATE TABLE crm.past (phone text, key text, PRIMARY KEY (phone, key));
 CREATE FUNCTION crm.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 	INSERT INTO crm.past VALUES (NEW.phone, NEW.tenant || ' ' || NEW.id) ON CONFLICT DO NOTHING; RETURN NULL; END $$;
 CREATE TRIGGER note AFTER INSERT OR UPDATE ON crm.members FOR EACH ROW EXECUTE FUNCTION crm.note();
-INSERT INTO crm.members SELECT (ARRAY['a', 'B', 'ä', 'Z', '', ',x\'])[1 + n %% 6], n, '138' || lpad(n::text, 8, '0'), 'g' || n %% 5, false FROM generate_series(1, %d) n;`
+INSERT INTO crm.members SELECT (ARRAY['a', 'B', 'ä', 'Z', '', ',x\'])[1 + n %% 6], n, '138' || lpad(n::text, 8, '0'), 'g' || n %% 5, false, n %% 3 = 0 FROM generate_series(1, %d) n;`
 
-// The first mapping follows the rows; the others want what a backfill reads and nothing else, so that the stream passes over all changes.
+// The first mapping follows the rows. The next two want what a backfill reads and nothing else, so that the stream passes over all changes. The last one gives a
+// row its points once, when it is paid: it may have them of the stream or of the backfill.
 const fillMappings = `
 mappings:
   - name: follow
@@ -59,10 +61,18 @@ mappings:
       point: 1
       remark: welcome
       phoneList: [{phone: "${{ phone }}", isVerify: "1"}]
+  - name: paid
+    table: crm.members
+    on: [insert, update, snapshot]
+    when: new.paid && !(old?.paid ?? false)
+    point:
+      point: 1
+      remark: paid
+      phoneList: [{phone: "${{ phone }}", isVerify: "1"}]
 `
 
 // TestBackfillProperty: whatever is written meanwhile, and whenever the program is killed, the platform's groups are those of the database in the end, every row
-// that was there all the time has its event, and nobody has a point twice.
+// that was there all the time has its event, and nobody has a point twice, be it of a backfill or of the stream.
 //
 // FILL_SECONDS is for how long seeds are tried (make backfills), FILL_SEED the first one.
 func TestBackfillProperty(t *testing.T) {
@@ -104,12 +114,16 @@ func runFillProperty(t *testing.T, seed uint64) {
 	writing, stop := context.WithCancel(t.Context())
 	defer stop()
 	var writers sync.WaitGroup
+	var asked atomic.Bool // points that the stream has given before may be given again
 	for i := range uint64(3) {
-		writers.Go(func() { fillWrites(writing, t, db, chaosDice(seed, 10+i), i, rows) })
+		writers.Go(func() { fillWrites(writing, t, db, chaosDice(seed, 10+i), i, rows, &asked) })
 	}
-	for _, name := range []string{"follow", "seen", "welcome"} {
+	names := []string{"follow", "seen", "welcome", "paid"}
+	dice.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	for _, name := range names {
 		r.backfill(name, "--detach", "--rows-per-second", fmt.Sprint(500+dice.IntN(3000)))
 	}
+	asked.Store(true)
 	kills := 0
 	for done := false; !done; {
 		timer := time.NewTimer(time.Duration(dice.ExpFloat64() * float64(600*time.Millisecond)))
@@ -154,8 +168,8 @@ func (r *rig) fillsEnded() bool {
 	return true
 }
 
-// fillWrites inserts, updates, deletes, and changes keys, until ctx ends.
-func fillWrites(ctx context.Context, t *testing.T, db *pgtest.DB, dice *rand.Rand, writer uint64, rows int) {
+// fillWrites inserts, updates, deletes, changes keys and, once the backfills are asked for, pays, until ctx ends.
+func fillWrites(ctx context.Context, t *testing.T, db *pgtest.DB, dice *rand.Rand, writer uint64, rows int, asked *atomic.Bool) {
 	conn, err := pgx.Connect(context.WithoutCancel(ctx), db.DSN())
 	if err != nil {
 		t.Error(err)
@@ -168,11 +182,17 @@ func fillWrites(ctx context.Context, t *testing.T, db *pgtest.DB, dice *rand.Ran
 		switch dice.IntN(10) {
 		case 0:
 			fresh++
-			return fmt.Sprintf("INSERT INTO crm.members VALUES ((ARRAY['a', 'B', 'ä', 'Z'])[1 + %d], %d, '139%d%07d', 'g%d')", dice.IntN(4), 1_000_000+10_000_000*int(writer)+fresh, writer, fresh, dice.IntN(5))
+			return fmt.Sprintf("INSERT INTO crm.members VALUES ((ARRAY['a', 'B', 'ä', 'Z'])[1 + %d], %d, '139%d%07d', 'g%d', true, %v)", dice.IntN(4), 1_000_000+10_000_000*int(writer)+fresh, writer, fresh, dice.IntN(5),
+				dice.IntN(2) == 0 && asked.Load())
 		case 1:
 			return "DELETE FROM crm.members WHERE " + victim
 		case 2, 3: // to before what was read, or behind it
 			return fmt.Sprintf("UPDATE crm.members SET id = %d - id, tenant = (ARRAY['a', 'B', 'ä', 'Z', '', ',x\\'])[1 + %d] WHERE %s", []int{0, rows + 1, -rows}[dice.IntN(3)], dice.IntN(6), victim)
+		case 5, 6:
+			if !asked.Load() {
+				return "SELECT"
+			}
+			return "UPDATE crm.members SET paid = true WHERE NOT paid AND " + victim
 		case 4:
 			return fmt.Sprintf("UPDATE crm.members SET grp = 'g%d' WHERE abs(id) %% 100 = %d", dice.IntN(5), dice.IntN(100))
 		default:
@@ -205,9 +225,9 @@ func (r *rig) judgeFills(kills int) {
 	r.t.Helper()
 	type member struct {
 		Phone, Grp, Key string
-		Born            bool
+		Born, Paid      bool
 	}
-	rows, err := r.db.Conn(r.t).Query(r.t.Context(), "SELECT phone, grp, tenant || ' ' || id, born FROM crm.members")
+	rows, err := r.db.Conn(r.t).Query(r.t.Context(), "SELECT phone, grp, tenant || ' ' || id, born, paid FROM crm.members")
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -238,7 +258,7 @@ func (r *rig) judgeFills(kills int) {
 			}
 			events[a.Customer], uuids[args.Key] = true, a.UUID
 		case platformsim.Point:
-			points[a.Customer]++
+			points[a.Remark+" "+a.Customer]++
 		}
 	}
 	letters := map[string]bool{}
@@ -246,16 +266,19 @@ func (r *rig) judgeFills(kills int) {
 		if len(l.Payload) == 0 && strings.Contains(l.Reason, "its row is not read again") { // the row is gone
 			continue
 		}
-		var point struct{ PhoneList []struct{ Phone string } }
+		var point struct {
+			Remark    string
+			PhoneList []struct{ Phone string }
+		}
 		if err := json.Unmarshal(l.Payload, &point); err != nil || len(point.PhoneList) == 0 {
 			r.t.Fatalf("dead letter %+v: %v", l, err)
 		}
-		phone := point.PhoneList[0].Phone
+		phone := point.Remark + " " + point.PhoneList[0].Phone
 		letters[phone] = true
 		if os.Getenv("FILL_DEBUG") != "" {
 			r.t.Logf("letter %s %s %s", phone, l.Position, l.Created)
 		}
-		if l.Class != connector.ClassUncertain || kills == 0 {
+		if l.Class != connector.ClassUncertain || kills == 0 || !strings.Contains(l.Reason, "the connector stopped") {
 			r.t.Errorf("dead letter %+v", l)
 		}
 	}
@@ -274,13 +297,16 @@ func (r *rig) judgeFills(kills int) {
 		if !m.Born && !events[m.Phone] {
 			problem("%s (%s) was there all the time and has no event", m.Phone, m.Key)
 		}
-		if !m.Born && points[m.Phone] == 0 && !letters[m.Phone] {
+		if who := "welcome " + m.Phone; !m.Born && points[who] == 0 && !letters[who] {
 			problem("%s (%s) was there all the time and has no point", m.Phone, m.Key)
 		}
+		if who := "paid " + m.Phone; m.Paid && points[who] == 0 && !letters[who] {
+			problem("%s (%s, new: %v) is paid and has no point", m.Phone, m.Key, m.Born)
+		}
 	}
-	for phone, n := range points {
-		if n > 1 || n == 1 && letters[phone] && kills == 0 {
-			problem("%s has %d points", phone, n)
+	for who, n := range points {
+		if n > 1 || n == 1 && letters[who] && kills == 0 {
+			problem("%s has %d points", who, n)
 		}
 	}
 	for phone, g := range groups {

@@ -24,11 +24,16 @@ func newBackfill(cfg *config.Config, name string) *connector.Backfill {
 // another one those that had begun are paused. It comes before the checkpoint that says so, and does the same again where that was not written.
 func (s *supervisor) beginBackfills(ctx context.Context, cfg *config.Config, saved *connector.Saved, p *prepared) error {
 	store := s.parts.store
+	rows := s.rowSource(cfg, p)
 	if saved.Checkpoint == nil && cfg.Source.Snapshot == "initial" {
 		var list []*connector.Backfill
 		for _, name := range cfg.Mappings.Snapshots() {
 			b := newBackfill(cfg, name)
 			b.Initial = true
+			if r, err := rows.Open(ctx, b); err == nil { // else its turn will tell
+				b.Key = r.Key()
+				r.Close()
+			}
 			list = append(list, b)
 		}
 		_, err := insist(ctx, s, func() (any, error) { return nil, store.AddInitial(ctx, list) })
@@ -42,10 +47,14 @@ func (s *supervisor) beginBackfills(ctx context.Context, cfg *config.Config, sav
 		return err
 	}
 	for _, b := range list {
+		b.Moved = connector.Position{} // positions of another history mean nothing
 		if b.Started.IsZero() {
+			if _, err := insist(ctx, s, func() (any, error) { return nil, store.SaveBackfill(ctx, b, "") }); err != nil {
+				return err
+			}
 			continue
 		}
-		b.Status, b.Moved = connector.BackfillPaused, connector.Position{} // positions of another history mean nothing
+		b.Status = connector.BackfillPaused
 		b.Reason = "a gap was accepted since it began: what changed in the gap may have been read before. Cancel it and begin anew; or resume it, where that does no harm"
 		s.parts.alarms.Raise("backfill/"+strconv.FormatInt(b.ID, 10), fmt.Sprintf("backfill %d of mapping %s is paused: %s", b.ID, b.Mapping, b.Reason),
 			fmt.Sprintf("tuzhan-cdc backfill cancel %d, or resume %d", b.ID, b.ID))
@@ -56,10 +65,14 @@ func (s *supervisor) beginBackfills(ctx context.Context, cfg *config.Config, sav
 	return nil
 }
 
+func (s *supervisor) rowSource(cfg *config.Config, p *prepared) *postgres.Rows {
+	return &postgres.Rows{DSN: cfg.Source.DSN.Reveal(), StandbyDSN: cfg.Source.BackfillDSN.Reveal(), Publications: p.Publications}
+}
+
 // backfills gives what the pipeline needs for them.
 func (s *supervisor) backfills(cfg *config.Config, p *prepared) *connector.BackfillOptions {
 	o := &connector.BackfillOptions{Store: s.parts.store, Unended: p.backfills, Mappings: map[string]connector.BackfillMapping{}, Pending: max(1, cfg.Delivery.MaxPending/4),
-		Rows: &postgres.Rows{DSN: cfg.Source.DSN.Reveal(), StandbyDSN: cfg.Source.BackfillDSN.Reveal(), Publications: p.Publications}}
+		Rows: s.rowSource(cfg, p)}
 	brakes := cfg.Mappings.MaxPerMinute()
 	for _, m := range cfg.Mappings.List() {
 		b := connector.BackfillMapping{Fingerprint: cfg.Mappings.Fingerprint(m.Name), Points: m.Kind == connector.Point, MaxPerMinute: brakes[m.Name]}

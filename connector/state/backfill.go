@@ -84,20 +84,25 @@ func (r *Reader) Backfill(ctx context.Context, id int64) (*connector.Backfill, e
 }
 
 const addBackfill = `INSERT INTO backfill (mapping, schema_name, table_name, condition, since, row_limit, rows_per_second, initial, status, reason, asked, fingerprint,
-	created, progress) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', '', ?, '{}')`
+	created, progress) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', '', ?, ?)`
 
-func addArgs(b *connector.Backfill) []any {
+func addArgs(b *connector.Backfill) ([]any, error) {
 	var since []byte
 	if b.Since != "" {
 		since = []byte(b.Since)
 	}
-	return []any{b.Mapping, b.Schema, b.Name, clean(b.Where), since, b.Limit, int64(b.RowsPerSecond), flag(b.Initial), string(connector.BackfillQueued), stamp(b.Created)}
+	progress, err := json.Marshal(b.BackfillProgress)
+	return []any{b.Mapping, b.Schema, b.Name, clean(b.Where), since, b.Limit, int64(b.RowsPerSecond), flag(b.Initial), string(connector.BackfillQueued), stamp(b.Created), string(progress)}, err
 }
 
 // AddBackfill leaves a backfill in a state, for the running connector or the next one, and gives its id. It may be called beside a running connector.
 func AddBackfill(ctx context.Context, at Location, b *connector.Backfill) (id int64, err error) {
+	args, err := addArgs(b)
+	if err != nil {
+		return 0, err
+	}
 	err = beside(ctx, at, func(r *Reader, db *sql.DB) error {
-		return db.QueryRowContext(ctx, r.sql(addBackfill+" RETURNING id"), addArgs(b)...).Scan(&id)
+		return db.QueryRowContext(ctx, r.sql(addBackfill+" RETURNING id"), args...).Scan(&id)
 	})
 	return id, err
 }
@@ -141,7 +146,11 @@ func (s *Store) AddInitial(ctx context.Context, backfills []*connector.Backfill)
 			if had[b.Mapping] {
 				continue
 			}
-			if err := w.exec(addBackfill, addArgs(b)...); err != nil {
+			args, err := addArgs(b)
+			if err == nil {
+				err = w.exec(addBackfill, args...)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -155,7 +164,65 @@ func (s *Store) SaveBackfill(ctx context.Context, b *connector.Backfill, done st
 	if err != nil {
 		return fault("writing", s.place, err)
 	}
-	return s.w.q.do(ctx, func(w *writer) error { return w.exec(saveBackfill, args...) })
+	return s.w.q.do(ctx, func(w *writer) error { return w.saveBackfill(b, args) })
+}
+
+func (w *writer) saveBackfill(b *connector.Backfill, args []any) error {
+	for _, n := range b.Notes {
+		if err := w.noteRow(b.ID, n); err != nil {
+			return err
+		}
+	}
+	return w.exec(saveBackfill, args...)
+}
+
+// noteRow notes what the stream has given a row.
+func (w *writer) noteRow(backfill int64, n connector.RowNote) error {
+	row, from := []byte(n.Row), []byte(n.From)
+	switch {
+	case n.From == "":
+		return w.exec("INSERT INTO backfill_given (backfill, row_key, given) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", backfill, row, int64(n.Given))
+	case n.Again:
+		return w.exec("INSERT INTO backfill_given (backfill, row_key, given) SELECT backfill, ?, given FROM backfill_given WHERE backfill = ? AND row_key = ? ON CONFLICT DO NOTHING", row, backfill, from)
+	}
+	if err := w.exec("DELETE FROM backfill_given WHERE backfill = ? AND row_key = ?", backfill, row); err != nil {
+		return err
+	}
+	return w.exec("UPDATE backfill_given SET row_key = ? WHERE backfill = ? AND row_key = ?", row, backfill, from)
+}
+
+// GivenRows tells what the stream has given rows of a backfill.
+func (s *Store) GivenRows(ctx context.Context, backfill int64, rows []string) (map[string][]uint64, error) {
+	among, keys, err := s.amongKeys(rows)
+	if err != nil {
+		return nil, err
+	}
+	type note struct {
+		key   []byte
+		given int64
+	}
+	found, err := list(ctx, s.Reader, "SELECT row_key, given FROM backfill_given WHERE backfill = ?"+among, func(sc scanner) (n note, err error) {
+		err = sc.Scan(&n.key, &n.given)
+		return n, err
+	}, backfill, keys)
+	given := make(map[string][]uint64, len(found))
+	for _, n := range found {
+		given[string(n.key)] = append(given[string(n.key)], uint64(n.given))
+	}
+	return given, err
+}
+
+// amongKeys is a condition that row_key is one of rows, and its argument.
+func (s *Store) amongKeys(rows []string) (condition string, arg any, err error) {
+	keys := make([]string, len(rows))
+	for i, r := range rows {
+		keys[i] = hex.EncodeToString([]byte(r))
+	}
+	b, err := json.Marshal(keys)
+	if s.server {
+		return " AND row_key IN (SELECT decode(value, 'hex') FROM json_array_elements_text(?::json))", string(b), err
+	}
+	return " AND row_key IN (SELECT unhex(value) FROM json_each(?))", string(b), err
 }
 
 const saveBackfill = `UPDATE backfill SET status = ?, reason = ?, fingerprint = ?, started = ?, ended = ?, progress = ?,
@@ -177,7 +244,7 @@ func (s *Store) EndBackfill(ctx context.Context, b *connector.Backfill, done str
 		if err := w.setUnansweredAside(b, nil, fmt.Sprintf("its backfill (%d) is %s", b.ID, b.Status)); err != nil {
 			return err
 		}
-		return w.exec(saveBackfill, args...)
+		return w.saveBackfill(b, args)
 	}); err != nil {
 		return err
 	}
@@ -218,17 +285,23 @@ func (w *writer) unansweredRows(b *connector.Backfill, of []byte, why string) (l
 	return letters, err
 }
 
-// forgetRows deletes the rows of backfills that have ended, some at a time so that nobody waits long.
+// forgetRows deletes what is known of rows of backfills that have ended.
 func (s *Store) forgetRows(ctx context.Context) error {
+	return errors.Join(s.forget(ctx, "backfill_row", "number"), s.forget(ctx, "backfill_given", "given"))
+}
+
+// forget deletes the rows of backfills that have ended from a table, some at a time so that nobody waits long. third is what tells them apart beside backfill
+// and row_key.
+func (s *Store) forget(ctx context.Context, table, third string) error {
 	for {
 		type key struct {
 			backfill int64
 			row      []byte
-			number   int64
+			third    int64
 		}
-		rows, err := list(ctx, s.Reader, `SELECT r.backfill, r.row_key, r.number FROM backfill_row r JOIN backfill b ON b.id = r.backfill WHERE b.ended IS NOT NULL LIMIT 2000`,
+		rows, err := list(ctx, s.Reader, "SELECT r.backfill, r.row_key, r."+third+" FROM "+table+" r JOIN backfill b ON b.id = r.backfill WHERE b.ended IS NOT NULL LIMIT 2000",
 			func(row scanner) (k key, err error) {
-				err = row.Scan(&k.backfill, &k.row, &k.number)
+				err = row.Scan(&k.backfill, &k.row, &k.third)
 				return k, err
 			})
 		if err != nil || len(rows) == 0 {
@@ -236,7 +309,7 @@ func (s *Store) forgetRows(ctx context.Context) error {
 		}
 		if err := s.w.q.do(ctx, func(w *writer) error {
 			for _, k := range rows {
-				if err := w.exec(voidRow, k.backfill, k.row, k.number); err != nil {
+				if err := w.exec("DELETE FROM "+table+" WHERE backfill = ? AND row_key = ? AND "+third+" = ?", k.backfill, k.row, k.third); err != nil {
 					return err
 				}
 			}
@@ -253,19 +326,11 @@ func (s *Store) KnownRows(ctx context.Context, backfill int64, rows []string) (m
 	if rows == nil {
 		query += " LIMIT 1"
 	} else {
-		keys := make([]string, len(rows))
-		for i, r := range rows {
-			keys[i] = hex.EncodeToString([]byte(r))
-		}
-		b, err := json.Marshal(keys)
+		among, keys, err := s.amongKeys(rows)
 		if err != nil {
 			return nil, err
 		}
-		among := " AND row_key IN (SELECT unhex(value) FROM json_each(?))"
-		if s.server {
-			among = " AND row_key IN (SELECT decode(value, 'hex') FROM json_array_elements_text(?::json))"
-		}
-		query, args = query+among, append(args, string(b))
+		query, args = query+among, append(args, keys)
 	}
 	type row struct {
 		key     []byte
@@ -305,6 +370,6 @@ func (s *Store) MoveRows(ctx context.Context, b *connector.Backfill, moves []con
 				return err
 			}
 		}
-		return w.exec(saveBackfill, args...)
+		return w.saveBackfill(b, args)
 	})
 }

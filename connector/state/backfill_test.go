@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -184,5 +185,52 @@ func TestAskBackfill(t *testing.T) {
 	}
 	if _, err := s.Backfill(t.Context(), 99); err == nil || fmt.Sprint(err) == "" {
 		t.Error("there is no backfill 99")
+	}
+}
+
+func backfillGiven(t *testing.T, open func() durable) {
+	s := open()
+	fills := initial(t, s, "m", "n")
+	m, n := fills[0], fills[1]
+	note := func(b *connector.Backfill, notes ...connector.RowNote) {
+		t.Helper()
+		b.Notes = notes
+		must(t, s.SaveBackfill(t.Context(), b, ""))
+		b.Notes = nil
+	}
+	given := func(want map[string][]uint64) {
+		t.Helper()
+		got, err := s.GivenRows(t.Context(), m.ID, []string{"1", "2", "3", "x\xff,", "9"})
+		must(t, err)
+		for _, list := range got {
+			slices.Sort(list)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("given %v, want %v", got, want)
+		}
+	}
+	given(map[string][]uint64{})
+	note(m, connector.RowNote{Row: "1", Given: connector.GivenToNew}, connector.RowNote{Row: "1", Given: 1<<64 - 1}, connector.RowNote{Row: "x\xff,", Given: 7})
+	note(n, connector.RowNote{Row: "3", Given: 5})
+	note(m, connector.RowNote{Row: "1", Given: 1<<64 - 1}) // it comes again
+	given(map[string][]uint64{"1": {0, 1<<64 - 1}, "x\xff,": {7}})
+	// In their order: the row leaves its key, and another one gets it.
+	note(m, connector.RowNote{Row: "2", From: "1"}, connector.RowNote{Row: "1", Given: 9})
+	given(map[string][]uint64{"1": {9}, "2": {0, 1<<64 - 1}, "x\xff,": {7}})
+	note(m, connector.RowNote{Row: "2", From: "1", Again: true})
+	given(map[string][]uint64{"1": {9}, "2": {0, 9, 1<<64 - 1}, "x\xff,": {7}})
+	must(t, s.Close())
+	s = open()
+	defer s.Close()
+	given(map[string][]uint64{"1": {9}, "2": {0, 9, 1<<64 - 1}, "x\xff,": {7}})
+	// A row of which nothing is known takes the place of one that has gone; moves of what the backfill knows bring notes along.
+	m.Notes = []connector.RowNote{{Row: "2", From: "3"}}
+	must(t, s.MoveRows(t.Context(), m, []connector.RowMove{{From: connector.RowBytes("3"), To: connector.RowBytes("2")}}))
+	given(map[string][]uint64{"1": {9}, "x\xff,": {7}})
+	m.Notes, m.Status, m.Ended = []connector.RowNote{{Row: "9", Given: 1}}, connector.BackfillDone, time.Now().UTC()
+	must(t, s.EndBackfill(t.Context(), m, ""))
+	given(map[string][]uint64{})
+	if got, err := s.GivenRows(t.Context(), n.ID, []string{"3"}); err != nil || !slices.Equal(got["3"], []uint64{5}) {
+		t.Errorf("of the other one: %v, %v", got, err)
 	}
 }

@@ -64,6 +64,7 @@ func conform(t *testing.T, place func(t *testing.T) (open func() durable)) {
 		{"backfills come back as they were", backfillsComeBack},
 		{"rows of backfills are known until the end", backfillRows},
 		{"rows of backfills move with their keys", backfillMoves},
+		{"what the stream gave rows is known until the end", backfillGiven},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, place(t)) })
 	}

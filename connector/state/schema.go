@@ -10,7 +10,7 @@ import (
 const applicationID = 0x747a6364
 
 // schemaVersion is what this program writes (PRAGMA user_version): the number of steps in migrations.
-const schemaVersion = 4
+const schemaVersion = 5
 
 // migrations gives the steps from an empty file to schemaVersion. A step that a release has shipped never changes.
 //
@@ -170,6 +170,14 @@ CREATE TABLE backfill_row (
 	PRIMARY KEY (backfill, row_key, number)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX backfill_row_open ON backfill_row (backfill) WHERE applied = 0;
+`, `
+-- What the stream has given rows since a backfill of them was asked for, until it ends: connector.RowNote.
+CREATE TABLE backfill_given (
+	backfill INTEGER NOT NULL,
+	row_key  BLOB NOT NULL,
+	given    INTEGER NOT NULL,
+	PRIMARY KEY (backfill, row_key, given)
+) STRICT, WITHOUT ROWID;
 `}
 }
 

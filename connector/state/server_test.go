@@ -535,7 +535,7 @@ func TestInspectServer(t *testing.T) {
 	s := openServerTest(t, db.DSN()) // beside a running connector
 	for _, sql := range []string{"CREATE PUBLICATION everything FOR ALL TABLES", "CREATE PUBLICATION everything FOR TABLE tuzhan_cdc.point"} {
 		db.Exec(t, sql)
-		if got := inspect(); !strings.Contains(got, "version 4") || !strings.Contains(got, "are published") || !strings.Contains(got, "who read everything") {
+		if got := inspect(); !strings.Contains(got, "version 5") || !strings.Contains(got, "are published") || !strings.Contains(got, "who read everything") {
 			t.Errorf("%s: %s", sql, got)
 		}
 		db.Exec(t, "DROP PUBLICATION everything")

@@ -174,6 +174,8 @@ type RowSource interface {
 type RowReader interface {
 	// Key are the columns by which rows are told apart, in the order in which they are read; nil: by ctid, and then a change can't be told to be of a row.
 	Key() []string
+	// Unfit says why points must not be backfilled by the key; empty: they may.
+	Unfit() string
 	// Estimate is how many rows the table has, as the server thinks.
 	Estimate(ctx context.Context) (int64, error)
 	// Mark writes a watermark into the WAL: it comes back through Sink.Watermark, soon, after all that was committed before. xid is its transaction.

@@ -79,6 +79,9 @@ type Table struct {
 	Omitted []Omitted
 	// FullIdentity is SQL after which old rows carry all columns, where the source knows it; empty in the stream's tables.
 	FullIdentity string
+	// DeferrableKey is SQL that mends a primary key which is DEFERRABLE, where backfills would tell rows apart by it: within a transaction two rows may have the
+	// same key then. Empty: it is not. Known of tables that the catalogue gave only.
+	DeferrableKey string
 }
 
 // String gives schema.name, unquoted, for messages.

@@ -68,6 +68,9 @@ const (
 // listened.
 func (g *reading) begin(ctx context.Context) error {
 	f, fs := g.f, g.fs
+	if why := g.r.Unfit(); why != "" && f.points {
+		return &stall{why}
+	}
 	fs.mu.Lock()
 	fresh := f.Started.IsZero()
 	key, before := g.r.Key(), f.Key

@@ -155,7 +155,7 @@ func (s *Set) CheckEach(tables []*connector.Table) iter.Seq2[string, *Findings] 
 			} else {
 				m.bind(tables[i], &Options{}, &f.Errors)
 				m.checkIdentity(tables[i], f)
-				m.checkSnapshot(f)
+				m.checkSnapshot(tables[i], f)
 			}
 			if !yield(m.name, f) {
 				return
@@ -165,12 +165,16 @@ func (s *Set) CheckEach(tables []*connector.Table) iter.Seq2[string, *Findings] 
 }
 
 // checkSnapshot warns of points for rows that are there already.
-func (m *mapping) checkSnapshot(f *Findings) {
+func (m *mapping) checkSnapshot(table *connector.Table, f *Findings) {
 	if m.kind != connector.Point || !m.ops[connector.Snapshot] {
 		return
 	}
 	f.Warnings.AddHint(m.node, "Take snapshot out of its on, where the rows that are there have had their points already.",
 		"mapping %s makes points on snapshot: each backfill gives them anew, to every row that it reads, but for those that the stream has given them since it was asked for: also to those that the stream had given them before", m.name)
+	if table.DeferrableKey != "" {
+		f.Warnings.AddHint(m.node, "Make it one that is checked at once: "+table.DeferrableKey,
+			"mapping %s makes points on snapshot, and the primary key of table %s is DEFERRABLE: within a transaction two rows may have the same key, and a backfill is refused", m.name, table)
+	}
 }
 
 func (m *mapping) tableMissing(tables []*connector.Table, ps *strict.Problems) {

@@ -122,6 +122,9 @@ func tryBackfill(c *cobra.Command, cfg *config.Config, b *connector.Backfill, dr
 	}
 	defer r.Close()
 	points := slices.ContainsFunc(cfg.Mappings.List(), func(m mapping.Summary) bool { return m.Name == b.Mapping && m.Kind == connector.Point })
+	if why := r.Unfit(); why != "" && points {
+		return fmt.Errorf("mapping %s makes points, and %s", b.Mapping, why)
+	}
 	b.Key = r.Key() // what the stream gives from here on is noted by it
 	if b.Key == nil {
 		fmt.Fprintf(c.ErrOrStderr(), "table %s has no primary key: its rows are read by their place (ctid). A row that changes meanwhile may be sent twice, as it was before, or not at all, and an event gets another uuid in each backfill\n", b.Table())

@@ -120,6 +120,9 @@ func loadTables(ctx context.Context, conn *pgx.Conn, names []TableName, publicat
 			}
 		}
 		t := &connector.Table{OID: r.oid, Schema: r.name.Schema, Name: r.name.Name, Identity: identity, FullIdentity: r.fullSQL()}
+		if r.deferrable != "" && r.identity.letter != connector.IdentityIndex {
+			t.DeferrableKey = "ALTER TABLE " + r.name.SQL() + " " + r.deferrable + ";"
+		}
 		list, generated := sentColumns(r, pubs, planned)
 		for _, c := range columns[r.oid] {
 			switch {
@@ -210,6 +213,7 @@ type relation struct {
 	persistence string // pg_class.relpersistence: p, u unlogged, t temporary
 	system      bool
 	identity    replicaIdentity
+	deferrable  string   // what ALTER TABLE makes a DEFERRABLE primary key one that is checked at once with; empty: it is
 	ancestors   []uint32 // of a partition: parent first, root last
 	root        TableName
 	children    []TableName // tables that inherit from it, partitions aside
@@ -294,6 +298,9 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
        c.relrowsecurity AND row_security_active(c.oid),
        pg_get_userbyid(c.relowner)::text, pg_has_role(c.relowner, 'USAGE'),
        has_table_privilege(c.oid, 'SELECT'), has_schema_privilege(n.oid, 'USAGE'), quote_ident(current_user),
+       coalesce((SELECT format('DROP CONSTRAINT %I, ADD CONSTRAINT %I PRIMARY KEY (%s)', k.conname, k.conname, (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.n)
+            FROM unnest(k.conkey) WITH ORDINALITY u(attnum, n) JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.attnum))
+          FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'p' AND k.condeferrable), ''),
        `+identitySQL+`
   FROM unnest($1::text[], $2::text[]) want(s, t)
   JOIN pg_namespace n ON n.nspname = want.s
@@ -313,7 +320,7 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
 			heirs  []uint32
 		)
 		if err := rows.Scan(&r.oid, &r.name.Schema, &r.name.Name, &r.kind, &r.persistence, &r.system, &r.ancestors, &r.root.Schema, &r.root.Name, &heirs,
-			&r.rowSecurity, &r.owner, &r.own, &r.mayRead, &r.mayUse, &r.role, &letter, &r.identity.keys, &r.identity.primaryKey); err != nil {
+			&r.rowSecurity, &r.owner, &r.own, &r.mayRead, &r.mayUse, &r.role, &r.deferrable, &letter, &r.identity.keys, &r.identity.primaryKey); err != nil {
 			rows.Close()
 			return nil, fmt.Errorf("reading the tables: %w", err)
 		}

@@ -234,6 +234,15 @@ func (t *rowReader) exec(ctx context.Context, on *rowConn, sql string) ([]*pgcon
 // Key are the columns by which rows are told apart.
 func (t *rowReader) Key() []string { return t.plan.names() }
 
+// Unfit refuses a key by which nobody can tell for sure which row has had its points.
+func (t *rowReader) Unfit() string {
+	if t.table.DeferrableKey == "" {
+		return ""
+	}
+	return fmt.Sprintf("the primary key of table %s is DEFERRABLE: within a transaction two rows may have the same key, so that nobody can tell which of them has had its points. Make it one that is checked at once: %s",
+		t.table, t.table.DeferrableKey)
+}
+
 // Estimate is how many rows the table has, as the statistics say; where there are none it is guessed from its size.
 func (t *rowReader) Estimate(ctx context.Context) (int64, error) {
 	results, err := t.exec(ctx, t.read, fmt.Sprintf(`SELECT coalesce(sum(CASE WHEN c.reltuples > 0 THEN c.reltuples ELSE pg_relation_size(c.oid) / 100 END), 0)::bigint

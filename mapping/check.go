@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
 	"slices"
@@ -121,22 +122,110 @@ func (m *mapping) columns() []usedColumn {
 
 // Findings are what Check found.
 type Findings struct {
-	// Errors keep a mapping from working.
-	Errors strict.Problems
 	// Warnings are worth a look: it works, but perhaps not as meant.
 	Warnings strict.Problems
+
+	errors strict.Problems
+	lacks  []lack
+}
+
+// lack is what the replica identity of a table keeps from a mapping. One statement mends all of a table's, so Errors tells of them together.
+type lack struct {
+	table   *connector.Table
+	mapping string
+	at      strict.Node
+	// column is the old row's; empty where the table has no replica identity at all.
+	column     string
+	byBareName bool
+}
+
+// Errors gives what keeps a mapping from working.
+func (f *Findings) Errors() *strict.Problems {
+	all := &strict.Problems{}
+	all.Take(&f.errors)
+	for i, l := range f.lacks {
+		same := func(o lack) bool { return o.table == l.table && (o.column == "") == (l.column == "") }
+		if slices.IndexFunc(f.lacks, same) < i {
+			continue // told with the first one
+		}
+		list := slices.Clone(f.lacks)
+		list = slices.DeleteFunc(list, func(o lack) bool { return !same(o) })
+		slices.SortStableFunc(list, func(a, b lack) int {
+			return cmp.Or(strings.Compare(a.at.File(), b.at.File()), cmp.Compare(a.at.Line(), b.at.Line()), cmp.Compare(a.at.Column(), b.at.Column()))
+		})
+		if l.column == "" {
+			all.AddHint(list[0].at, identityCure(l.table)+" -- or add a primary key",
+				"%s: table %s has no replica identity: PostgreSQL refuses the application's UPDATE and DELETE of it wherever they are published", whose(list), l.table)
+		} else {
+			all.AddHint(list[0].at, identityCure(l.table), "%s", unknownOld(list))
+		}
+	}
+	return all
+}
+
+// whose names the mappings of lacks, behind the first one with their places.
+func whose(list []lack) string {
+	names, first := []string{}, list[0].at
+	for i, l := range list {
+		name := l.mapping
+		if i > 0 {
+			name += " (" + placeBeside(first, l.at) + ")"
+		}
+		names = append(names, name)
+	}
+	if len(names) == 1 {
+		return "mapping " + names[0]
+	}
+	return "mappings " + strings.Join(names, ", ")
+}
+
+// placeBeside gives the place of a node for a text that stands at first.
+func placeBeside(first, at strict.Node) string {
+	if at.File() != first.File() {
+		return fmt.Sprintf("%s:%d:%d", at.File(), at.Line(), at.Column())
+	}
+	return fmt.Sprintf("%d:%d", at.Line(), at.Column())
+}
+
+// unknownOld tells which columns of one table's old rows are read and not sent, and where.
+func unknownOld(list []lack) string {
+	why := ""
+	if slices.ContainsFunc(list, func(l lack) bool { return l.byBareName }) {
+		why = " (on delete, a bare column is the old row's)"
+	}
+	if l := list[0]; len(list) == 1 {
+		return fmt.Sprintf("mapping %s reads the old row's column %s, which the replica identity of table %s does not carry: it would be unknown%s", l.mapping, l.column, l.table, why)
+	}
+	var columns []string
+	readers := map[string][]string{}
+	for _, l := range list {
+		if readers[l.column] == nil {
+			columns = append(columns, l.column)
+		}
+		readers[l.column] = append(readers[l.column], l.mapping+" "+placeBeside(list[0].at, l.at))
+	}
+	for i, c := range columns {
+		columns[i] = c + " (" + strings.Join(readers[c], ", ") + ")"
+	}
+	return fmt.Sprintf("the replica identity of table %s does not carry what mappings read of old rows, so it would be unknown: %s%s", list[0].table, strings.Join(columns, ", "), why)
 }
 
 // Err gives the errors as one, or nil.
-func (f *Findings) Err() error { return f.Errors.Err() }
+func (f *Findings) Err() error { return f.Errors().Err() }
+
+// Take adds the findings of other.
+func (f *Findings) Take(other *Findings) {
+	f.errors.Take(&other.errors)
+	f.Warnings.Take(&other.Warnings)
+	f.lacks = append(f.lacks, other.lacks...)
+}
 
 // Check compares the mappings with the tables as the catalogue has them: tables, columns, types, and whether the replica identity carries what
 // a mapping reads of old rows. Tables that no mapping names do no harm.
 func (s *Set) Check(tables []*connector.Table) *Findings {
 	all := &Findings{}
 	for _, f := range s.CheckEach(tables) {
-		all.Errors.Take(&f.Errors)
-		all.Warnings.Take(&f.Warnings)
+		all.Take(f)
 	}
 	return all
 }
@@ -151,9 +240,9 @@ func (s *Set) CheckEach(tables []*connector.Table) iter.Seq2[string, *Findings] 
 			f := &Findings{}
 			i := slices.IndexFunc(tables, func(t *connector.Table) bool { return t.Schema == m.schema && t.Name == m.table })
 			if i < 0 {
-				m.tableMissing(tables, &f.Errors)
+				m.tableMissing(tables, &f.errors)
 			} else {
-				m.bind(tables[i], &Options{}, &f.Errors)
+				m.bind(tables[i], &Options{}, &f.errors)
 				m.checkIdentity(tables[i], f)
 				m.checkSnapshot(tables[i], f)
 			}
@@ -198,8 +287,7 @@ func (m *mapping) checkIdentity(t *connector.Table, f *Findings) {
 	}
 	cure := identityCure(t)
 	if t.Identity != connector.IdentityFull && !slices.ContainsFunc(t.Columns, func(c connector.Column) bool { return c.Key }) {
-		f.Errors.AddHint(m.node, cure+" -- or add a primary key",
-			"mapping %s: table %s has no replica identity: once its updates and deletes are published, PostgreSQL refuses the application's own", m.name, t)
+		f.lacks = append(f.lacks, lack{table: t, mapping: m.name, at: m.node})
 		return
 	}
 	var compared, long []string
@@ -213,12 +301,7 @@ func (m *mapping) checkIdentity(t *connector.Table, f *Findings) {
 		}
 		switch {
 		case c.old:
-			why := ""
-			if c.byBareName {
-				why = " (on delete, a bare column is the old row's)"
-			}
-			f.Errors.AddHint(c.at, cure, "mapping %s reads the old row's column %s, which the replica identity of table %s does not carry: it would be unknown%s",
-				m.name, c.name, t, why)
+			f.lacks = append(f.lacks, lack{t, m.name, c.at, c.name, c.byBareName})
 		case c.compared:
 			compared = append(compared, c.name)
 		}

@@ -29,7 +29,7 @@ func TestCheck(t *testing.T) {
 	nothing := underKey(ordersTable(), connector.IdentityNothing)
 	byIndex := underKey(ordersTable(), connector.IdentityIndex, "phone", "status")
 	const cure = "\n    ALTER TABLE \"crm\".\"orders\" REPLICA IDENTITY FULL;"
-	unreadable := "m.yaml:1:10: mapping m: table crm.orders has no replica identity: once its updates and deletes are published, PostgreSQL refuses the application's own\n" +
+	unreadable := "m.yaml:1:10: mapping m: table crm.orders has no replica identity: PostgreSQL refuses the application's UPDATE and DELETE of it wherever they are published\n" +
 		"    ALTER TABLE \"crm\".\"orders\" REPLICA IDENTITY FULL; -- or add a primary key"
 	old := func(at, column, more string) string {
 		return "m.yaml:" + at + ": mapping m reads the old row's column " + column + ", which the replica identity of table crm.orders does not carry: it would be unknown" + more + cure
@@ -70,7 +70,7 @@ func TestCheck(t *testing.T) {
 		{"- {name: m, table: crm.orders, on: [insert, update], " + group, byIndex, "", ""},
 		{"- {name: m, table: crm.orders, on: [insert, update], when: vip, " + group, byIndex, "", warning("vip")},
 		{"- {name: m, table: crm.orders, on: [insert, update], " + strings.Replace(group, "phone:", "optType: add, phone:", 1), byKey, "", ""},
-		{"- {name: m, table: crm.orders, on: [delete], " + group, byKey, old("1:108", "phone", " (on delete, a bare column is the old row's)") + "\n" + old("1:132", "status", " (on delete, a bare column is the old row's)"), ""},
+		{"- {name: m, table: crm.orders, on: [delete], " + group, byKey, "m.yaml:1:108: the replica identity of table crm.orders does not carry what mappings read of old rows, so it would be unknown: phone (m 1:108), status (m 1:132) (on delete, a bare column is the old row's)" + cure, ""},
 	} {
 		s, ps := decodeMappings(c.yaml)
 		if err := ps.Err(); err != nil {
@@ -85,6 +85,35 @@ func TestCheck(t *testing.T) {
 			}
 			if got != want {
 				t.Errorf("%s\n got %s\nwant %s", c.yaml, got, want)
+			}
+		}
+	}
+}
+
+// TestCheckTellsATableOnce: one statement mends what a table's replica identity keeps from many mappings, so it is one error: with all columns, and who reads each.
+func TestCheckTellsATableOnce(t *testing.T) {
+	const event = "event: {eventKey: k, identities: [{identityType: p, identityValue: '${{ phone }}'}]}}\n"
+	s := mustDecode(t, "- {name: a, table: crm.orders, on: [update], when: 'status != old?.status', "+event+
+		"- {name: b, table: crm.orders, on: [update], when: 'amount > old?.amount && old?.status == nil', "+event+
+		"- {name: c, table: crm.orders, on: [insert], when: 'phone != nil', "+event+
+		"- {name: d, table: crm.member_groups, on: [update], when: 'old?.group_name != group_name', "+event)
+	const cure = "\n    ALTER TABLE \"crm\".\"orders\" REPLICA IDENTITY FULL;"
+	members := underKey(membersTable(), connector.IdentityDefault, "id")
+	for _, c := range []struct {
+		orders *connector.Table
+		want   string
+	}{
+		{underKey(ordersTable(), connector.IdentityDefault, "id"), "m.yaml:1:68: the replica identity of table crm.orders does not carry what mappings read of old rows, so it would be unknown: " +
+			"status (a 1:68, b 2:82), amount (b 2:67)" + cure},
+		{underKey(ordersTable(), connector.IdentityNothing), "m.yaml:1:10: mappings a, b (2:10): table crm.orders has no replica identity: PostgreSQL refuses the application's UPDATE and DELETE of it " +
+			"wherever they are published" + cure + " -- or add a primary key"},
+	} {
+		if got := fmt.Sprint(s.Check([]*connector.Table{c.orders, members}).Err()); !strings.HasPrefix(got, c.want) || strings.Count(got, "table crm.orders") != 1 || !strings.Contains(got, "mapping d reads the old row's column group_name") {
+			t.Errorf(" got %s\nwant %s", got, c.want)
+		}
+		for name, found := range s.CheckEach([]*connector.Table{c.orders, members}) {
+			if n := found.Errors().Len(); n != map[string]int{"a": 1, "b": 1, "d": 1}[name] {
+				t.Errorf("mapping %s by itself: %v", name, found.Err())
 			}
 		}
 	}

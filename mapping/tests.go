@@ -421,9 +421,9 @@ func (t *Tests) Run(x *Test, o Options) Result {
 		return r
 	}
 	var found Findings
-	x.m.bind(x.change.Table, &o, &found.Errors)
+	x.m.bind(x.change.Table, &o, &found.errors)
 	x.m.checkIdentity(x.change.Table, &found)
-	if r.Problems = found.Errors.All(); len(r.Problems) > 0 {
+	if r.Problems = found.Errors().All(); len(r.Problems) > 0 {
 		return r
 	}
 	all, err := t.outcome(x, o)

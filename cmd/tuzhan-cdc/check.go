@@ -42,12 +42,12 @@ are missing are made by run, where the role may. A database or a platform that i
 			return wrongFile(c.OutOrStdout(), err, *output)
 		}
 		r := &checkReport{file: cfg.File, offline: *offline}
-		r.add("file", "", checkFile(cfg)...)
 		if !*offline {
 			r.add("database", cfg.Source.Display(), checkDatabase(c.Context(), cfg, r)...)
 			r.add("state", "", checkState(c.Context(), cfg)...)
 			r.add("platform", cfg.Platform.BaseURL, checkPlatform(c.Context(), cfg)...)
 		}
+		r.add("file", "", checkFile(cfg, r.unfit))
 		if *output == "json" {
 			err = printJSON(c.OutOrStdout(), r.findings)
 		} else {
@@ -74,12 +74,16 @@ func wrongFile(w io.Writer, err error, output string) error {
 	return usageError{errors.Join(errQuiet, printJSON(w, r.findings))}
 }
 
-func checkFile(cfg *config.Config) []postgres.Finding {
+// checkFile tells what the file holds; unfit is the number of mappings that have errors.
+func checkFile(cfg *config.Config, unfit int) postgres.Finding {
 	text := count(len(cfg.Mappings.List()), "mapping")
 	if n := len(cfg.Tests.List()); n > 0 {
 		text += ", " + count(n, "test")
 	}
-	return []postgres.Finding{{Severity: postgres.SeverityOK, Subject: cfg.File, Text: text}}
+	if unfit > 0 {
+		return postgres.Finding{Severity: postgres.SeverityInfo, Subject: cfg.File, Text: fmt.Sprintf("%s; with errors: %s", text, count(unfit, "mapping"))}
+	}
+	return postgres.Finding{Severity: postgres.SeverityOK, Subject: cfg.File, Text: text}
 }
 
 // notChecked begins the text of a neighbour that could not be asked.
@@ -104,12 +108,18 @@ func checkDatabase(ctx context.Context, cfg *config.Config, r *checkReport) []po
 	if err != nil {
 		return []postgres.Finding{failure("database", err)}
 	}
+	r.running = report.Streaming
 	if unread == nil && !report.Failed() {
 		report.Findings = append(report.Findings, checkHistory(ctx, cfg)...)
 	}
 	tables, err := postgres.LoadUsed(ctx, conn, uses(cfg.Mappings), cfg.Source.Publication)
 	if err != nil {
 		return append(report.Findings, failure("database", err))
+	}
+	for _, found := range cfg.Mappings.CheckEach(tables) {
+		if found.Err() != nil {
+			r.unfit++
+		}
 	}
 	r.add("file", "", mappingFindings(cfg.Mappings, tables)...)
 	r.add("file", "", testFindings(cfg.Tests, tables)...)
@@ -235,7 +245,7 @@ func mappingFindings(set *mapping.Set, tables []*connector.Table) []postgres.Fin
 			list = append(list, problemFinding(severity, p))
 		}
 	}
-	add(postgres.SeverityError, found.Errors.All())
+	add(postgres.SeverityError, found.Errors().All())
 	add(postgres.SeverityWarning, found.Warnings.All())
 	return list
 }
@@ -249,17 +259,17 @@ func problemFinding(severity postgres.Severity, p strict.Problem) postgres.Findi
 func checkTables(set *mapping.Set, known []string, unfit map[string]string) func([]*connector.Table) error {
 	return func(tables []*connector.Table) error {
 		clear(unfit)
-		var problems strict.Problems
+		var refused mapping.Findings
 		for name, found := range set.CheckEach(tables) {
 			switch {
 			case found.Err() == nil:
 			case slices.Contains(known, name):
-				unfit[name] = oneLine(found.Errors.All())
+				unfit[name] = oneLine(found.Errors().All())
 			default:
-				problems.Take(&found.Errors)
+				refused.Take(found)
 			}
 		}
-		if err := problems.Err(); err != nil {
+		if err := refused.Err(); err != nil {
 			return fmt.Errorf("the mappings do not fit the tables:\n%w", err)
 		}
 		return nil

@@ -26,6 +26,8 @@ type checkFinding struct {
 type checkReport struct {
 	file     string
 	offline  bool
+	unfit    int  // mappings with errors
+	running  bool // somebody streams from the slot
 	findings []checkFinding
 	titles   map[string]string // of areas
 }
@@ -140,6 +142,8 @@ func (r *checkReport) summary(p painter) string {
 		return p.paint("1;32", "The file is fine: "+found+".") + " Database, state and platform were not looked at."
 	case len(away) > 0:
 		return p.paint("1;33", "Nothing wrong as far as it could be checked: "+found+".") + " Not reached: " + strings.Join(away, ", ") + "."
+	case r.running:
+		return p.paint("1;32", "In order: "+found+".") + " It runs, since its slot is in use; how far it is: tuzhan-cdc status"
 	}
 	return p.paint("1;32", "Ready: "+found+".") + " Start it: tuzhan-cdc run"
 }

@@ -84,10 +84,12 @@ func TestCheckSummary(t *testing.T) {
 	ok := postgres.Finding{Severity: postgres.SeverityOK, Subject: "x", Text: "fine"}
 	away := postgres.Finding{Severity: postgres.SeverityWarning, Subject: "database", Text: notChecked + "refused"}
 	for want, r := range map[string]*checkReport{
-		"Ready: 0 errors, 0 warnings. Start it: tuzhan-cdc run":                                    {findings: []checkFinding{{"file", ok}}},
-		"The file is fine: 0 errors, 0 warnings. Database, state and platform were not looked at.": {offline: true, findings: []checkFinding{{"file", ok}}},
-		"Nothing wrong as far as it could be checked: 0 errors, 1 warning. Not reached: database.": {findings: []checkFinding{{"database", away}}},
-		"Not ready: 1 error, 1 warning. Mend what is marked error, then again: tuzhan-cdc check":   {findings: []checkFinding{{"database", away}, {"file", postgres.Finding{Severity: postgres.SeverityError}}}},
+		"Ready: 0 errors, 0 warnings. Start it: tuzhan-cdc run":                                               {findings: []checkFinding{{"file", ok}}},
+		"In order: 0 errors, 0 warnings. It runs, since its slot is in use; how far it is: tuzhan-cdc status": {running: true, findings: []checkFinding{{"file", ok}}},
+		"Nothing wrong as far as it could be checked: 0 errors, 1 warning. Not reached: platform.":            {running: true, findings: []checkFinding{{"platform", postgres.Finding{Severity: postgres.SeverityWarning, Text: notChecked}}}},
+		"The file is fine: 0 errors, 0 warnings. Database, state and platform were not looked at.":            {offline: true, findings: []checkFinding{{"file", ok}}},
+		"Nothing wrong as far as it could be checked: 0 errors, 1 warning. Not reached: database.":            {findings: []checkFinding{{"database", away}}},
+		"Not ready: 1 error, 1 warning. Mend what is marked error, then again: tuzhan-cdc check":              {findings: []checkFinding{{"database", away}, {"file", postgres.Finding{Severity: postgres.SeverityError}}}},
 	} {
 		if got := r.summary(painter{}); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
@@ -130,6 +132,28 @@ func TestCuresWorkWhenPasted(t *testing.T) {
 	r.db.Exec(t, `INSERT INTO crm.member_groups VALUES ('138', 'a')`)
 	r.settled()
 	r.sameGroups()
+}
+
+// TestCheckTellsATableOnce: what one statement mends is one error, however many mappings read of the table; no line says of mappings with errors that they are fine; and of a connector that
+// runs it is not said that it is to be started.
+func TestCheckTellsATableOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
+	const full = `ALTER TABLE "crm"."orders" REPLICA IDENTITY FULL;`
+	r.db.Exec(t, `ALTER TABLE crm.orders REPLICA IDENTITY DEFAULT`)
+	out, _, code := r.run("check")
+	if code != 1 || strings.Count(out, "  error    ") != 1 || strings.Count(out, full) != 1 || !strings.Contains(out, "status (order-paid 21:40, order-points 37:40)") ||
+		!strings.Contains(out, "  info     "+r.file+": 3 mappings; with errors: 2 mappings\n") || strings.Contains(out, "ok       "+r.file) {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	r.db.Exec(t, full)
+	if out, _, code = r.run("check"); code != 0 || !strings.Contains(out, "  ok       "+r.file+": 3 mappings\n") || !strings.Contains(out, "Start it: tuzhan-cdc run") {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	r.start()
+	if out, _, code = r.run("check"); code != 0 || !strings.Contains(out, "It runs") || strings.Contains(out, "Start it") {
+		t.Errorf("while it runs: exit %d\n%s", code, out)
+	}
 }
 
 // TestCheckJSON: findings of a wrong file, and of tests that are for another table, as programs read them.

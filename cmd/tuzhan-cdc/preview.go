@@ -236,7 +236,7 @@ func preview(ctx context.Context, cfg *config.Config, chosen []mapping.Summary, 
 	v := &viewer{o: o, conn: conn, client: client, trier: cfg.Mappings.Trier(mapperOptions(cfg, server.SystemID, server.Database, zone)), now: time.Now().UTC().Truncate(time.Microsecond)}
 	problems := map[string][]finding{}
 	for name, found := range cfg.Mappings.CheckEach(tables) {
-		for _, p := range found.Errors.All() {
+		for _, p := range found.Errors().All() {
 			problems[name] = append(problems[name], finding{fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, p.Column, p.Text), p.Hint})
 		}
 	}

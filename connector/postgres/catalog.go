@@ -225,6 +225,7 @@ type relation struct {
 	role        string // this role, quoted
 	leaves      []leaf
 	lists       []listEntry // the column lists under which it is published now
+	refused     []string    // UPDATE, DELETE: what PostgreSQL refuses the application now, for want of a replica identity
 }
 
 // leaf is a partition that holds rows.

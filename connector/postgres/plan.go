@@ -72,6 +72,9 @@ SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND databas
 	}
 	for _, r := range rels {
 		p.rels[r.name] = r
+		if err := r.loadRefused(ctx, conn); err != nil {
+			return nil, err
+		}
 	}
 	if len(p.rels) < len(p.wanted) {
 		if p.candidates, err = listTables(ctx, conn); err != nil {

@@ -49,8 +49,10 @@ type PreflightParams struct {
 
 // Report is what Preflight found.
 type Report struct {
-	Server   Server    `json:"-"`
-	Findings []Finding `json:"findings"`
+	Server Server `json:"-"`
+	// Streaming says that somebody reads from the slot: a connector that runs, most likely.
+	Streaming bool      `json:"-"`
+	Findings  []Finding `json:"findings"`
 }
 
 // Failed reports whether something keeps the connector from running.
@@ -104,7 +106,7 @@ func Preflight(ctx context.Context, conn *pgx.Conn, params PreflightParams) (Rep
 	if err := p.outage(ctx); err != nil {
 		return Report{}, err
 	}
-	return Report{Server: server, Findings: p.findings}, nil
+	return Report{Server: server, Streaming: p.slot.Exists && p.slot.Active, Findings: p.findings}, nil
 }
 
 type preflight struct {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
 )
@@ -114,6 +116,37 @@ func TestIdentityCureFitsTheMappings(t *testing.T) {
 		if want := `ALTER TABLE "public"."` + c.table + `" REPLICA IDENTITY ` + c.want; f.Cure != want {
 			t.Errorf("%s, old %q: %s, want %s", c.table, c.old, f.Cure, want)
 		}
+	}
+}
+
+// What publishing a table without replica identity does to the application is said as it is: that its statements fail, where a publication has the table already, of whomever it is; else
+// that they would.
+func TestIdentityNothingTellsWhatFails(t *testing.T) {
+	const bare, partitioned = "CREATE TABLE a (id bigint)", "CREATE TABLE a (id bigint) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a FOR VALUES FROM (0) TO (9)"
+	for _, c := range []struct {
+		ddl     string
+		updates string // the error of an UPDATE, empty where it works
+		want    string
+	}{
+		{bare, "", "would make the application's own UPDATE and DELETE fail"},
+		{bare + "; CREATE PUBLICATION p FOR TABLE a WITH (publish = 'insert')", "", "would make the application's own UPDATE and DELETE fail"},
+		{bare + "; CREATE PUBLICATION others FOR TABLE a", "55000", "the application's UPDATE and DELETE of it fail now"},
+		{bare + "; CREATE PUBLICATION p FOR ALL TABLES", "55000", "the application's UPDATE and DELETE of it fail now"},
+		{bare + "; CREATE PUBLICATION p FOR TABLE a WITH (publish = 'insert, update')", "55000", "the application's UPDATE of it fails now"},
+		{partitioned + "; CREATE PUBLICATION p FOR TABLE a", "55000", "the application's UPDATE and DELETE of it fail now"},
+		{partitioned + "; CREATE PUBLICATION p FOR TABLE a WITH (publish_via_partition_root)", "55000", "the application's UPDATE and DELETE of it fail now"},
+	} {
+		t.Run(c.ddl, func(t *testing.T) {
+			db := pgtest.Server(t).Database(t)
+			db.Exec(t, strings.Split(c.ddl, "; ")...)
+			db.Exec(t, "INSERT INTO a VALUES (1)")
+			_, err := plain(t, db.DSN()).Exec(t.Context(), "UPDATE a SET id = 2")
+			var failed *pgconn.PgError
+			if errors.As(err, &failed); (failed != nil) != (c.updates != "") || failed != nil && failed.Code != c.updates {
+				t.Fatalf("UPDATE: %v, want %q", err, c.updates)
+			}
+			find(t, preflightOf(t, db.DSN(), PreflightParams{Slot: db.SlotName(), Publication: "p", Uses: []Use{use("a", "u")}}), SeverityError, "table public.a", c.want)
+		})
 	}
 }
 

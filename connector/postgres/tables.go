@@ -1,9 +1,12 @@
 package postgres
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 )
@@ -150,6 +153,27 @@ func (r *relation) unidentified() []leaf {
 	return without
 }
 
+// loadRefused finds which statements fail already: those that any publication, of whomever, publishes of a table without replica identity.
+func (r *relation) loadRefused(ctx context.Context, conn *pgx.Conn) error {
+	if (r.kind != "r" && r.kind != "p") || len(r.unidentified()) == 0 {
+		return nil
+	}
+	var updates, deletes bool
+	if err := conn.QueryRow(ctx, `
+SELECT coalesce(bool_or(p.pubupdate), false), coalesce(bool_or(p.pubdelete), false)
+  FROM pg_publication p CROSS JOIN LATERAL pg_get_publication_tables(p.pubname::text) t
+ WHERE t.relid = $1 OR t.relid = ANY ($2) OR t.relid IN (SELECT relid FROM pg_partition_tree($1))`, r.oid, r.ancestors).Scan(&updates, &deletes); err != nil {
+		return fmt.Errorf("looking for publications of table %s: %w", r.name, err)
+	}
+	if updates {
+		r.refused = append(r.refused, "UPDATE")
+	}
+	if deletes {
+		r.refused = append(r.refused, "DELETE")
+	}
+	return nil
+}
+
 // holders gives what holds the table's rows: the table itself, or its partitions.
 func (r *relation) holders() []leaf {
 	if r.kind == "p" && len(r.leaves) > 0 {
@@ -192,7 +216,15 @@ func (r *relation) identityFindings(subject string, u Use) []Finding {
 		default:
 			why += " (no primary key)"
 		}
-		return []Finding{{SeverityError, subject, why + ": updates or deletes of it are mapped, and publishing them would make the application's own UPDATE and DELETE fail", r.identityCure(u)}}
+		switch len(r.refused) {
+		case 0:
+			why += ": updates or deletes of it are mapped, and publishing them would make the application's own UPDATE and DELETE fail"
+		case 1:
+			why += ", and a publication publishes it: the application's " + r.refused[0] + " of it fails now"
+		default:
+			why += ", and a publication publishes it: the application's UPDATE and DELETE of it fail now"
+		}
+		return []Finding{{SeverityError, subject, why, r.identityCure(u)}}
 	}
 	if weak := r.weaker(); len(weak) > 0 {
 		var cure []string

@@ -231,10 +231,10 @@ func (p *Pipeline) applyBrakes(c *Change, t *track) (counted []tally, goes bool)
 		reason := fmt.Sprintf("maxPerMinute: it made %s of what was committed in the minute from %s on, and more were to come: a mass update?",
 			many, time.Unix(minute*60, 0).UTC().Format(time.RFC3339))
 		if t != nil {
-			p.holdAgain(t, c, HoldBrake, reason)
+			p.holdAgain(t, c, HoldBrake, Unfit{Why: reason})
 			return nil, false
 		}
-		p.hold(y.mapping, c, HoldBrake, reason)
+		p.hold(y.mapping, c, HoldBrake, Unfit{Why: reason})
 		p.out.Records = slices.DeleteFunc(p.out.Records, func(r *Record) bool { return r.Mapping == y.mapping })
 	}
 	return within, true

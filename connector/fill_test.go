@@ -138,11 +138,11 @@ func TestFillReturned(t *testing.T) {
 			return s.chunk(t, "abc", nil, nil, func() { s.write(t, "?", "a") })
 		},
 		"to be held": func(s *fillSession) (windowEnd, string) {
-			s.Hold("e", "so", HoldFailing)
+			s.Hold("e", HoldFailing, Unfit{Why: "so"})
 			return s.chunk(t, "abc", nil, nil, nil)
 		},
 		"held": func(s *fillSession) (windowEnd, string) {
-			s.Hold("e", "so", HoldFailing)
+			s.Hold("e", HoldFailing, Unfit{Why: "so"})
 			s.write(t, "", "z")
 			return s.chunk(t, "abc", nil, nil, nil)
 		},

@@ -109,7 +109,7 @@ func TestSkippedWhileHeld(t *testing.T) {
 // TestHoldAskedBeforeSkipped: a request to hold a mapping waits for a change that is not skipped.
 func TestHoldAskedBeforeSkipped(t *testing.T) {
 	s := newSession(&Checkpoint{Flush: 5})
-	s.Hold("h", "no such column", HoldMisfit)
+	s.Hold("h", HoldMisfit, Unfit{Why: "no such column"})
 	s.marked(t, 10, 1, "eh")
 	s.transaction(t, 20, "eh")
 	expectText(t, "delivered", s.deliver(), "e20")

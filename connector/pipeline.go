@@ -175,7 +175,7 @@ func (p *Pipeline) Change(c *Change) error {
 		if p.asked.Load() {
 			apart := p.apart(c.Position)
 			for _, h := range p.askedToHold(func(m string) bool { return !slices.Contains(apart, m) }) {
-				p.hold(h.mapping, c, h.why, h.reason)
+				p.hold(h.mapping, c, h.why, h.unfit)
 			}
 		}
 		var part Part
@@ -190,7 +190,7 @@ func (p *Pipeline) Change(c *Change) error {
 		}
 		if p.asked.Load() {
 			if h := p.askedToHold(func(m string) bool { return m == t.Mapping }); len(h) > 0 {
-				p.holdAgain(t, c, h[0].why, h[0].reason)
+				p.holdAgain(t, c, h[0].why, h[0].unfit)
 				continue
 			}
 		}
@@ -214,12 +214,12 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 	for _, misfit := range p.out.Misfits {
 		switch {
 		case t == nil:
-			p.hold(misfit.Mapping, c, HoldMisfit, misfit.Reason)
+			p.hold(misfit.Mapping, c, HoldMisfit, misfit.Unfit)
 		case t.SetAside || part.Aside != "":
 			misfit.Uncounted = true
-			p.out.Letters = append(p.out.Letters, misfit)
+			p.out.Letters = append(p.out.Letters, misfit.DeadLetter)
 		default:
-			p.holdAgain(t, c, HoldMisfit, misfit.Reason)
+			p.holdAgain(t, c, HoldMisfit, misfit.Unfit)
 			return
 		}
 	}

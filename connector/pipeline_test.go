@@ -47,7 +47,7 @@ func (oneEach) Map(c *Change, part Part, out *Output) {
 		case 'm':
 			out.Letters = append(out.Letters, &DeadLetter{RecordID: id, Class: ClassMapping, Kind: Event})
 		case '!':
-			out.Misfits = append(out.Misfits, &DeadLetter{RecordID: id, Class: ClassMapping, Kind: Event, Reason: "no such column"})
+			out.Misfits = append(out.Misfits, Misfit{&DeadLetter{RecordID: id, Class: ClassMapping, Kind: Event, Reason: "no such column"}, Unfit{"no such column", "mend it"}})
 		}
 	}
 }

@@ -71,7 +71,7 @@ type Output struct {
 	// Misfits are letters of class mapping, one for each mapping that can't read the table as it was at the change: a column is gone, or has
 	// another type, or the replica identity did not carry an old column that the mapping came to. The mapping is held, or the letters are stored, as
 	// the pipeline decides.
-	Misfits []*DeadLetter
+	Misfits []Misfit
 	// Fits counts the mappings that the change shows to be able to read the table, wanted or not: those that read old columns only where the table's
 	// replica identity carries them.
 	Fits int
@@ -90,6 +90,36 @@ func (out *Output) Record() *Record {
 	r := &Record{}
 	r.Keys = r.keys[:0]
 	return r
+}
+
+// Unrecorded gives the letters of what made no record, those of misfits first.
+func (out *Output) Unrecorded() []*DeadLetter {
+	var list []*DeadLetter
+	for _, m := range out.Misfits {
+		list = append(list, m.DeadLetter)
+	}
+	return append(list, out.Letters...)
+}
+
+// Misfit is the letter of a mapping that can't read its table as it was at a change, and what is to be told where the mapping is held instead.
+type Misfit struct {
+	*DeadLetter
+	Unfit
+}
+
+// Unfit says why a mapping can't read its table.
+type Unfit struct {
+	// Why is what it can't read, and where in the file: a line without the mapping's name. Cure is what mends that.
+	Why, Cure string
+}
+
+// attrs adds why and cure to what a line of the log says.
+func (u Unfit) attrs(args ...any) []any {
+	args = append(args, "reason", u.Why)
+	if u.Cure != "" {
+		args = append(args, "cure", u.Cure)
+	}
+	return args
 }
 
 // Recycle takes a record back that nobody uses any more, for Record to give out again.

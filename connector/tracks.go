@@ -20,8 +20,9 @@ type track struct {
 
 // holdRequest asks for a mapping to be held from the next change on.
 type holdRequest struct {
-	mapping, reason string
-	why             Hold
+	mapping string
+	why     Hold
+	unfit   Unfit
 }
 
 // follows reports whether the track takes the change at p.
@@ -54,7 +55,7 @@ func (p *Pipeline) loadTracks(cp *Checkpoint) {
 		switch {
 		case t.Held != "":
 			t.freeze(t.Settled.next(), t.SinceTime, t.Held, t.Reason)
-			p.alarmHeld(t)
+			p.alarmHeld(t, "")
 		case t.SetAside:
 			p.alarms.Raise("held/"+t.Mapping, fmt.Sprintf("mapping %s: what it can't read becomes dead letters, since position %s", t.Mapping, t.Since),
 				"mend the mapping's file and reload (kill -HUP, or start again); tuzhan-cdc deadletters list --mapping "+t.Mapping)
@@ -79,7 +80,7 @@ func (p *Pipeline) apart(q Position) []string {
 
 // hold holds a mapping from c on. The track must be there before the tracker of all takes the change, or a checkpoint between the two would
 // say that the change is settled for this mapping too.
-func (p *Pipeline) hold(mapping string, c *Change, why Hold, reason string) {
+func (p *Pipeline) hold(mapping string, c *Change, why Hold, unfit Unfit) {
 	t := &track{Track: Track{Mapping: mapping, Since: c.Position, SinceTime: c.CommitTime}}
 	for _, later := range p.tracks { // of an earlier run that got further
 		if later.Mapping == mapping && later.Since.Compare(t.Since) > 0 && (t.Until.IsZero() || later.Since.Compare(t.Until) < 0) {
@@ -87,31 +88,30 @@ func (p *Pipeline) hold(mapping string, c *Change, why Hold, reason string) {
 		}
 	}
 	t.tracker = newTracker(p.tracker.beyond(c.Position, mapping), &p.settled)
-	t.freeze(c.Position, c.CommitTime, why, reason)
+	t.freeze(c.Position, c.CommitTime, why, unfit.Why)
 	p.mu.Lock()
 	p.tracks = append(p.tracks, t)
 	p.mu.Unlock()
-	p.log.Warn("mapping held", "mapping", mapping, "table", c.Table.String(), "position", c.Position, "reason", reason)
-	p.alarmHeld(t)
+	p.log.Warn("mapping held", unfit.attrs("mapping", mapping, "table", c.Table.String(), "position", c.Position)...)
+	p.alarmHeld(t, unfit.Cure)
 }
 
 // holdAgain holds a mapping that was working its changes off.
-func (p *Pipeline) holdAgain(t *track, c *Change, why Hold, reason string) {
+func (p *Pipeline) holdAgain(t *track, c *Change, why Hold, unfit Unfit) {
 	p.mu.Lock()
-	t.freeze(c.Position, c.CommitTime, why, reason)
+	t.freeze(c.Position, c.CommitTime, why, unfit.Why)
 	p.mu.Unlock()
-	p.log.Warn("mapping held again", "mapping", t.Mapping, "table", c.Table.String(), "position", c.Position, "reason", reason)
-	p.alarmHeld(t)
+	p.log.Warn("mapping held again", unfit.attrs("mapping", t.Mapping, "table", c.Table.String(), "position", c.Position)...)
+	p.alarmHeld(t, unfit.Cure)
 }
 
-func (p *Pipeline) alarmHeld(t *track) {
-	p.alarmHold(t.Mapping, "since position "+t.Since.String(), t.Reason, t.Held)
+func (p *Pipeline) alarmHeld(t *track, cure string) {
+	p.alarmHold(t.Mapping, "since position "+t.Since.String(), t.Held, Unfit{t.Reason, cure})
 }
 
-// alarmHold tells that a mapping is held, since when, and why.
-func (p *Pipeline) alarmHold(mapping, since, reason string, why Hold) {
-	cure := "mend the mapping's file and reload (kill -HUP, or start again), or mend the table as it says: its changes come again from there. Rows from before a column was renamed keep the old name: read " +
-		"them with get(new, \"old_name\"); or give them up as dead letters: tuzhan-cdc deadletters set-aside --mapping " + mapping
+// alarmHold tells that a mapping is held, since when, and why. The cure of unfit is for a mapping that can't read its table.
+func (p *Pipeline) alarmHold(mapping, since string, why Hold, unfit Unfit) {
+	cure := unfit.Cure
 	switch why {
 	case HoldMisfit:
 	case HoldBrake:
@@ -120,17 +120,18 @@ func (p *Pipeline) alarmHold(mapping, since, reason string, why Hold) {
 	default:
 		cure = "tuzhan-cdc resume --mapping " + mapping + "; or give its changes up as dead letters: tuzhan-cdc deadletters set-aside --mapping " + mapping
 	}
-	p.alarms.Raise("held/"+mapping, fmt.Sprintf("mapping %s is held %s, the others flow: %s", mapping, since, reason), cure)
+	p.alarms.Raise("held/"+mapping, fmt.Sprintf("mapping %s is held %s, the others flow: %s", mapping, since, unfit.Why), cure)
 }
 
-// Hold asks for a mapping to be held from the next change on that it has not had, and raises the alarm. Safe for concurrent use; it does not block.
-func (p *Pipeline) Hold(mapping, reason string, why Hold) {
+// Hold asks for a mapping to be held from the next change on that it has not had, and raises the alarm. unfit is why, its cure that of a mapping that can't
+// read its table. Safe for concurrent use; it does not block.
+func (p *Pipeline) Hold(mapping string, why Hold, unfit Unfit) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if slices.ContainsFunc(p.holds, func(h holdRequest) bool { return h.mapping == mapping }) {
 		return
 	}
-	p.holds = append(p.holds, holdRequest{mapping, reason, why})
+	p.holds = append(p.holds, holdRequest{mapping, why, unfit})
 	p.asked.Store(true)
 	since := "from its next change on"
 	for _, t := range p.tracks {
@@ -138,8 +139,8 @@ func (p *Pipeline) Hold(mapping, reason string, why Hold) {
 			since = "since position " + t.Since.String()
 		}
 	}
-	p.log.Warn("mapping is to be held "+since, "mapping", mapping, "reason", reason)
-	p.alarmHold(mapping, since, reason, why)
+	p.log.Warn("mapping is to be held "+since, unfit.attrs("mapping", mapping)...)
+	p.alarmHold(mapping, since, why, unfit)
 }
 
 // SetAsideNext lets a mapping that is held from its next change on begin a track there on which what it can't read becomes dead letters, and reports
@@ -290,7 +291,7 @@ func (p *Pipeline) HeldMappings() []HeldMapping {
 			list, i = append(list, HeldMapping{Mapping: h.mapping}), len(list)
 		}
 		if list[i].Reason == "" { // it works off nothing before it is held again
-			list[i].Reason, list[i].Why = h.reason, h.why
+			list[i].Reason, list[i].Why = h.unfit.Why, h.why
 		}
 	}
 	return list

@@ -136,7 +136,7 @@ func TestHeldSetAside(t *testing.T) {
 func TestHoldAsked(t *testing.T) {
 	s := newSession(&Checkpoint{Flush: 5})
 	s.transaction(t, 10, "eh")
-	s.Hold("h", "a hundred failed in a row", HoldFailing)
+	s.Hold("h", HoldFailing, Unfit{Why: "a hundred failed in a row"})
 	s.transaction(t, 20, "eh")
 	expectText(t, "held", s.deliver(), "e10 h10 e20")
 	s = newSession(s.checkpoint())
@@ -231,7 +231,7 @@ func TestTracksAgainstModel(t *testing.T) {
 				}
 				s.Commit(LSN(10*(i+1)), LSN(10*(i+1)+5), change(LSN(10*(i+1)), 0, "").CommitTime)
 				if rnd.IntN(20) == 0 {
-					s.Hold("e", "asked", HoldFailing)
+					s.Hold("e", HoldFailing, Unfit{Why: "asked"})
 				}
 				if crashed = !last && rnd.IntN(12) == 0; crashed {
 					break
@@ -282,9 +282,9 @@ func TestAlarmOfTheSecondTrack(t *testing.T) {
 // TestHoldAlarm: a mapping that is to be held from its next change on has its alarm at once; the change that holds it says since when.
 func TestHoldAlarm(t *testing.T) {
 	s := newSession(&Checkpoint{Flush: 5})
-	s.Hold("h", "column gone", HoldMisfit)
+	s.Hold("h", HoldMisfit, Unfit{"column gone", "mend it"})
 	for _, want := range []string{"mapping h is held from its next change on, the others flow: column gone", "mapping h is held since position 0/A:0, the others flow: column gone"} {
-		if a := s.alarms.List(); len(a) != 1 || a[0].Text != want || !strings.Contains(a[0].Cure, "set-aside --mapping h") {
+		if a := s.alarms.List(); len(a) != 1 || a[0].Text != want || a[0].Cure != "mend it" {
 			t.Errorf("%+v", a)
 		}
 		s.transaction(t, 10, "eh")

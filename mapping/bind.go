@@ -20,7 +20,8 @@ type bound struct {
 	olds          []int             // indexes of the old columns that it reads, but for a comparison of groups
 	changes       *atomic.Uint64    // that came and could be read are counted here; nil: nowhere
 	// err says why the mapping can't read this shape; nothing else is set then.
-	err error
+	err   error
+	unfit connector.Unfit // err, for an alarm
 }
 
 // binder compiles a mapping for a table's shape; what does not fit is noted in ps.

@@ -77,6 +77,8 @@ type usedColumn struct {
 	compared bool
 	// byBareName: it is an old column only because bare names are the old row's on delete.
 	byBareName bool
+	// hard: not only by get, so that the table must have it.
+	hard bool
 }
 
 // columns lists what a mapping reads, in the order of the file. A bare column is the old row's on delete.
@@ -95,13 +97,14 @@ func (m *mapping) columns() []usedColumn {
 			default:
 				c.new, c.old, c.byBareName = current, m.ops[connector.Delete], true
 			}
+			c.hard = !rd.soft
 			c.compared = compared && compares && rd.side != oldSide
 			i := slices.IndexFunc(list, func(x usedColumn) bool { return x.name == c.name })
 			if i < 0 {
 				list = append(list, c)
 				continue
 			}
-			list[i].new, list[i].compared = list[i].new || c.new, list[i].compared || c.compared
+			list[i].new, list[i].compared, list[i].hard = list[i].new || c.new, list[i].compared || c.compared, list[i].hard || c.hard
 			if c.old && !list[i].old {
 				list[i].old, list[i].at, list[i].byBareName = true, c.at, c.byBareName
 			}
@@ -125,8 +128,10 @@ type Findings struct {
 	// Warnings are worth a look: it works, but perhaps not as meant.
 	Warnings strict.Problems
 
-	errors strict.Problems
-	lacks  []lack
+	errors  strict.Problems
+	lacks   []lack
+	mapping string // where they are of one
+	cure    string // of its errors
 }
 
 // lack is what the replica identity of a table keeps from a mapping. One statement mends all of a table's, so Errors tells of them together.
@@ -161,6 +166,68 @@ func (f *Findings) Errors() *strict.Problems {
 		}
 	}
 	return all
+}
+
+// Unfit says of the findings of one mapping why it can't read its table.
+func (f *Findings) Unfit() connector.Unfit {
+	switch {
+	case f.errors.Len() > 0:
+		list := f.errors.All()
+		for i := range list {
+			list[i].Text = strings.TrimPrefix(list[i].Text, "mapping "+f.mapping+": ")
+		}
+		return connector.Unfit{Why: oneLine(list), Cure: f.cure}
+	case len(f.lacks) == 0:
+		return connector.Unfit{}
+	}
+	l := f.lacks[0]
+	u := connector.Unfit{Why: placeBeside(strict.Node{}, l.at) + ": ", Cure: identityCure(l.table) + " -- then it goes on by itself; changes until then that lack it can only be given up: tuzhan-cdc deadletters set-aside --mapping " + l.mapping}
+	if l.column == "" {
+		u.Why += fmt.Sprintf("table %s has no replica identity", l.table)
+		return u
+	}
+	var columns []string
+	for _, l := range f.lacks {
+		columns = append(columns, l.column)
+	}
+	what := "column"
+	if len(columns) > 1 {
+		what += "s"
+	}
+	u.Why += fmt.Sprintf("the replica identity of table %s does not carry the old row's %s %s, so it would be unknown", l.table, what, strings.Join(columns, ", "))
+	return u
+}
+
+// misfit says why the mapping can't be bound to a table's shape.
+func (m *mapping) misfit(t *connector.Table, problems []strict.Problem) connector.Unfit {
+	return connector.Unfit{Why: oneLine(problems), Cure: m.mend(t)}
+}
+
+// mend gives the cure of a mapping that can't be bound to a table, nil where there is none. Of a column that may have been renamed, rows from before have the old name.
+func (m *mapping) mend(t *connector.Table) string {
+	cure := "mend the mapping's file and reload (kill -HUP, or start again): what waits comes then. "
+	for _, c := range m.columns() {
+		if t != nil && c.hard && t.Column(c.name) < 0 {
+			cure += fmt.Sprintf("If column %s was renamed, rows from before have it under that name: get(new, %q) ?? NEW_NAME. ", c.name, c.name)
+			break
+		}
+	}
+	return cure + "Or give it up as dead letters: tuzhan-cdc deadletters set-aside --mapping " + m.name
+}
+
+// oneLine gives problems as one line, the hints in parentheses.
+func oneLine(problems []strict.Problem) string {
+	var parts []string
+	for _, p := range problems {
+		hint := p.Hint
+		p.Hint = ""
+		part := p.String()
+		if hint != "" {
+			part += " (" + hint + ")"
+		}
+		parts = append(parts, strings.Join(strings.Fields(part), " "))
+	}
+	return strings.Join(parts, "; ")
 }
 
 // whose names the mappings of lacks, behind the first one with their places.
@@ -237,12 +304,14 @@ func (s *Set) CheckEach(tables []*connector.Table) iter.Seq2[string, *Findings] 
 			if m.kind == 0 {
 				continue
 			}
-			f := &Findings{}
+			f := &Findings{mapping: m.name}
 			i := slices.IndexFunc(tables, func(t *connector.Table) bool { return t.Schema == m.schema && t.Name == m.table })
 			if i < 0 {
 				m.tableMissing(tables, &f.errors)
+				f.cure = m.mend(nil)
 			} else {
 				m.bind(tables[i], &Options{}, &f.errors)
+				f.cure = m.mend(tables[i])
 				m.checkIdentity(tables[i], f)
 				m.checkSnapshot(tables[i], f)
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
+	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
 )
 
 // underKey gives the table with a replica identity that carries the named columns only.
@@ -116,6 +117,55 @@ func TestCheckTellsATableOnce(t *testing.T) {
 				t.Errorf("mapping %s by itself: %v", name, found.Err())
 			}
 		}
+	}
+}
+
+// TestUnfit: a mapping that can't read its table says once what it can't read, without its own name, and the cure that fits; the same at a start and at a change.
+func TestUnfit(t *testing.T) {
+	const reload = "mend the mapping's file and reload (kill -HUP, or start again): what waits comes then. "
+	const aside = "Or give it up as dead letters: tuzhan-cdc deadletters set-aside --mapping m"
+	const full = `ALTER TABLE "crm"."orders" REPLICA IDENTITY FULL;`
+	small := func(identity connector.Identity, phone string, amount int) *connector.Table {
+		return underKey(columns(&connector.Table{Schema: "crm", Name: "orders"}, phone, pgtype.TextOID, "amount", amount), identity, phone)
+	}
+	for _, c := range []struct {
+		when              string
+		table             *connector.Table
+		atStart, atChange connector.Unfit
+	}{
+		{"true", small(connector.IdentityFull, "mobile", pgtype.NumericOID),
+			connector.Unfit{Why: "m.yaml:1:132: table crm.orders has no column phone (Its columns: mobile, amount.)",
+				Cure: reload + `If column phone was renamed, rows from before have it under that name: get(new, "phone") ?? NEW_NAME. ` + aside},
+			connector.Unfit{Why: "m.yaml:1:132: table crm.orders has no column phone (Its columns: mobile, amount.)",
+				Cure: reload + `If column phone was renamed, rows from before have it under that name: get(new, "phone") ?? NEW_NAME. ` + aside}},
+		{"floor(amount) > 1", small(connector.IdentityFull, "phone", pgtype.TextOID),
+			connector.Unfit{Why: "m.yaml:1:53: invalid argument for floor (type text)", Cure: reload + aside},
+			connector.Unfit{Why: "m.yaml:1:53: invalid argument for floor (type text)", Cure: reload + aside}},
+		{"get(new, \"gone\") == nil && old?.amount != amount", small(connector.IdentityDefault, "phone", pgtype.NumericOID),
+			connector.Unfit{Why: "m.yaml:1:85: the replica identity of table crm.orders does not carry the old row's column amount, so it would be unknown", Cure: full + " -- then it goes on by itself; changes until then that lack it can only be given up: tuzhan-cdc deadletters set-aside --mapping m"},
+			connector.Unfit{Why: "m.yaml:1: when: column amount is unknown: the table's replica identity does not carry it",
+				Cure: full + " -- sends it with later changes; those until then can only be given up: tuzhan-cdc deadletters set-aside --mapping m"}},
+		{"true", nil, connector.Unfit{Why: "m.yaml:1:10: there is no table crm.orders (Check schema and spelling, and that the role may see the schema: GRANT USAGE ON SCHEMA \"crm\" TO ...;)",
+			Cure: reload + aside}, connector.Unfit{}},
+	} {
+		s := mustDecode(t, "- {name: m, table: crm.orders, on: [update], when: '"+c.when+"', event: {eventKey: k, identities: [{identityType: p, identityValue: '${{ phone }}'}]}}\n")
+		var tables []*connector.Table
+		if c.table != nil {
+			tables = append(tables, c.table)
+			var out connector.Output
+			s.Mapper(testOptions).Map(change(connector.Update, c.table, tuple("1", "2"), tuple("1", connector.Absent)), connector.Part{}, &out)
+			if len(out.Misfits) != 1 || out.Misfits[0].Unfit != c.atChange {
+				t.Errorf("%s, at a change:\n got %+v\nwant %+v", c.when, out.Misfits, c.atChange)
+			}
+		}
+		for _, found := range s.CheckEach(tables) {
+			if got := found.Unfit(); got != c.atStart {
+				t.Errorf("%s, at a start:\n got %+v\nwant %+v", c.when, got, c.atStart)
+			}
+		}
+	}
+	if got := oneLine([]strict.Problem{{File: "m.yaml", Line: 1, Column: 2, Text: "no column", Hint: "Its columns: id,\nphone."}, {Text: "unknown"}}); got != "m.yaml:1:2: no column (Its columns: id, phone.); unknown" {
+		t.Error(got)
 	}
 }
 

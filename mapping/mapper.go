@@ -69,7 +69,7 @@ func (m *mapper) Map(c *connector.Change, part connector.Part, out *connector.Ou
 			continue
 		}
 		if b.err != nil {
-			out.Misfits = append(out.Misfits, m.letter(b, b.err))
+			out.Misfits = append(out.Misfits, connector.Misfit{DeadLetter: m.letter(b, b.err), Unfit: b.unfit})
 			continue
 		}
 		if b.changes != nil {
@@ -80,7 +80,8 @@ func (m *mapper) Map(c *connector.Change, part connector.Part, out *connector.Ou
 			out.Records = out.Records[:before]
 			m.row.set(c)
 			if lacksIdentity(err) {
-				out.Misfits = append(out.Misfits, m.letter(b, fewer(err, b.name)))
+				err = fewer(err, b.name)
+				out.Misfits = append(out.Misfits, connector.Misfit{DeadLetter: m.letter(b, err), Unfit: b.lacking(err)})
 				continue
 			}
 			l := m.letter(b, err)
@@ -120,6 +121,22 @@ func fewer(err error, mapping string) error {
 	return g.hint("%s; those until then can only be given up: tuzhan-cdc deadletters set-aside --mapping %s", f.cure, mapping)
 }
 
+// lacking says why a mapping can't go on that came to an old column which the change lacks.
+func (m *mapping) lacking(err error) connector.Unfit {
+	var f *failure
+	if !errors.As(err, &f) {
+		return connector.Unfit{Why: err.Error()}
+	}
+	at, path := f.at, f.path
+	if at.IsZero() {
+		at = m.node
+	}
+	if path != "" {
+		path += ": "
+	}
+	return connector.Unfit{Why: fmt.Sprintf("%s:%d: %s%s", at.File(), at.Line(), path, f.text), Cure: f.cure}
+}
+
 // bind compiles the mappings of a table for a shape that came for the first time.
 func (m *mapper) bind(table *connector.Table) *shape {
 	if len(m.shapes) >= maxShapes {
@@ -134,7 +151,7 @@ func (m *mapper) bind(table *connector.Table) *shape {
 		var ps strict.Problems
 		b := x.bind(table, &m.options, &ps)
 		if err := ps.Err(); err != nil {
-			b = &bound{mapping: x, tableName: table.String(), err: misfit(table, ps.All())}
+			b = &bound{mapping: x, tableName: table.String(), err: misfit(table, ps.All()), unfit: x.misfit(table, ps.All())}
 		}
 		if counters != nil {
 			b.changes = &counters.Mapping(x.name).Changes

@@ -460,7 +460,7 @@ func (t *Tests) Run(x *Test, o Options) Result {
 func (t *Tests) outcome(x *Test, o Options) (*Tree, error) {
 	var out connector.Output
 	t.set.Mapper(o).Map(x.change, connector.Part{Only: x.Mapping}, &out)
-	if letters := append(slices.Clone(out.Letters), out.Misfits...); len(letters) > 0 {
+	if letters := out.Unrecorded(); len(letters) > 0 {
 		reason := letters[0].Reason
 		if _, rest, ok := strings.Cut(reason, "): "); ok { // without mapping, file and line
 			reason = rest

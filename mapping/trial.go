@@ -63,7 +63,7 @@ func (t *Trier) Try(mapping string, c *connector.Change) Trial {
 	}
 	b := bounds[i]
 	trial := Trial{Records: out.Records}
-	for _, l := range append(out.Misfits, out.Letters...) {
+	for _, l := range out.Unrecorded() {
 		trial.Failed = l.Reason
 	}
 	if b.err != nil {

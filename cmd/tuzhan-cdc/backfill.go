@@ -202,7 +202,7 @@ func dryRunBackfill(c *cobra.Command, cfg *config.Config, b *connector.Backfill,
 		for i := range chunk.Rows {
 			out.Reset()
 			mapper.Map(&connector.Change{Op: connector.Snapshot, Table: chunk.Table, New: chunk.Rows[i].Tuple, Row: chunk.Rows[i].Key}, connector.Part{Only: b.Mapping}, &out)
-			bad := append(out.Misfits, out.Letters...)
+			bad := out.Unrecorded()
 			if len(bad) > 0 && first == "" {
 				first = bad[0].Reason
 			}

@@ -256,7 +256,7 @@ func problemFinding(severity postgres.Severity, p strict.Problem) postgres.Findi
 
 // checkTables is the look at the tables that run takes before it makes or streams anything: the same that check prints. What is wrong with a
 // mapping that the state already knows is no error: it is put into unfit, and the mapping starts held.
-func checkTables(set *mapping.Set, known []string, unfit map[string]string) func([]*connector.Table) error {
+func checkTables(set *mapping.Set, known []string, unfit map[string]connector.Unfit) func([]*connector.Table) error {
 	return func(tables []*connector.Table) error {
 		clear(unfit)
 		var refused mapping.Findings
@@ -264,7 +264,7 @@ func checkTables(set *mapping.Set, known []string, unfit map[string]string) func
 			switch {
 			case found.Err() == nil:
 			case slices.Contains(known, name):
-				unfit[name] = oneLine(found.Errors().All())
+				unfit[name] = found.Unfit()
 			default:
 				refused.Take(found)
 			}
@@ -274,21 +274,6 @@ func checkTables(set *mapping.Set, known []string, unfit map[string]string) func
 		}
 		return nil
 	}
-}
-
-// oneLine gives problems as one line of an alarm, the hints in parentheses.
-func oneLine(problems []strict.Problem) string {
-	var parts []string
-	for _, p := range problems {
-		hint := p.Hint
-		p.Hint = ""
-		part := p.String()
-		if hint != "" {
-			part += " (" + hint + ")"
-		}
-		parts = append(parts, strings.Join(strings.Fields(part), " "))
-	}
-	return strings.Join(parts, "; ")
 }
 
 // count gives a number with what it counts: 1 error, 2 errors.

@@ -10,7 +10,6 @@ import (
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres/pgtest"
-	"github.com/tuzhan-cdc/tuzhan-cdc/mapping/strict"
 )
 
 // TestCheck: exit 0 while slot and publication are missing, 1 with a cure that works where a table can't give what a mapping reads, 2 where the
@@ -108,18 +107,6 @@ func TestSlotOfAnotherDatabase(t *testing.T) {
 	}
 	if n := pgtest.Value[int64](t, r.db, `SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1`, r.slot); n != 1 {
 		t.Error("the slot is gone")
-	}
-}
-
-// TestOneLine: what an alarm says of a mapping that does not fit keeps text and hint apart.
-func TestOneLine(t *testing.T) {
-	t.Parallel()
-	got := oneLine([]strict.Problem{{File: "m.yaml", Line: 1, Column: 2, Text: "table crm.a has no column amount", Hint: "Its columns: id,\nphone."}, {Text: "it would be unknown"}})
-	if want := "m.yaml:1:2: table crm.a has no column amount (Its columns: id, phone.); it would be unknown"; got != want {
-		t.Errorf("%s\nwant %s", got, want)
-	}
-	if got := count(1, "error") + ", " + count(2, "warning"); got != "1 error, 2 warnings" {
-		t.Error(got)
 	}
 }
 

@@ -112,7 +112,8 @@ func startsHeld(ctx context.Context, cfg *config.Config, cp *connector.Checkpoin
 		return false // it ends with the process
 	}
 	unfit, err := unfitNow(ctx, cfg, cp.Mappings)
-	return err != nil || unfit[q.Mapping] != ""
+	_, ok := unfit[q.Mapping]
+	return err != nil || ok
 }
 
 // mayBePaused reports whether delivery is paused; true too where no running connector can be asked.

@@ -143,6 +143,9 @@ func TestHeldMappingEndToEnd(t *testing.T) {
 			t.Errorf("the alarm does not say %q: %s", want, alarm)
 		}
 	}
+	if text := strings.ReplaceAll(alarm, "--mapping member-event", ""); strings.Count(text, "member-event") != 1 || strings.Count(text, "tuzhan-cdc.yaml:") != 1 || strings.Count(text, "crm.members") != 1 {
+		t.Errorf("the alarm repeats itself: %s", alarm)
+	}
 	if !slices.Equal(s.Held, []string{"member-event"}) {
 		t.Errorf("held: %v", s.Held)
 	}

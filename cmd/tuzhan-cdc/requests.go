@@ -76,7 +76,8 @@ func (s *supervisor) matters(ctx context.Context, r state.Request, parts *connec
 	}
 	if r.What == state.RequestSetAside && !slices.ContainsFunc(held, func(h connector.HeldMapping) bool { return h.Mapping == r.Mapping }) {
 		unfit, err := unfitNow(ctx, parts.cfg, parts.cfg.Mappings.Names())
-		return unfit[r.Mapping] != "", err
+		_, ok := unfit[r.Mapping]
+		return ok, err
 	}
 	return slices.ContainsFunc(held, func(h connector.HeldMapping) bool {
 		switch {
@@ -90,7 +91,7 @@ func (s *supervisor) matters(ctx context.Context, r state.Request, parts *connec
 }
 
 // unfitNow looks which of the known mappings can't read their tables as these are now, and gives the reasons.
-func unfitNow(ctx context.Context, cfg *config.Config, known []string) (map[string]string, error) {
+func unfitNow(ctx context.Context, cfg *config.Config, known []string) (map[string]connector.Unfit, error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	conn, err := postgres.Connect(ctx, cfg.Source.DSN.Reveal())
@@ -102,13 +103,13 @@ func unfitNow(ctx context.Context, cfg *config.Config, known []string) (map[stri
 	if err != nil {
 		return nil, err
 	}
-	unfit := map[string]string{}
+	unfit := map[string]connector.Unfit{}
 	_ = checkTables(cfg.Mappings, known, unfit)(tables) // of mappings that are not known, run tells
 	return unfit, nil
 }
 
 // carryOut does to the checkpoint what commands have asked for, and reports whether that changed anything. now is the server's WAL end.
-func (s *supervisor) carryOut(cp *connector.Checkpoint, requests []state.Request, unfit map[string]string, now connector.LSN) (changed bool) {
+func (s *supervisor) carryOut(cp *connector.Checkpoint, requests []state.Request, unfit map[string]connector.Unfit, now connector.LSN) (changed bool) {
 	for _, r := range requests {
 		switch r.What {
 		case state.RequestSetAside:

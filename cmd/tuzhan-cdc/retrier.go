@@ -204,7 +204,7 @@ func (r *retrier) recordsOf(l *connector.DeadLetter) (records []*connector.Recor
 	}
 	var out connector.Output
 	r.mapper.Map(c, connector.Part{Only: l.Mapping}, &out)
-	for _, again := range append(out.Misfits, out.Letters...) {
+	for _, again := range out.Unrecorded() {
 		return nil, again.Reason, true
 	}
 	return out.Records, "", false

@@ -98,7 +98,7 @@ type prepared struct {
 	// backfills are those that have not ended.
 	backfills []*connector.Backfill
 	// unfit are the mappings that the state knows and that can't read their tables now, with the reason.
-	unfit map[string]string
+	unfit map[string]connector.Unfit
 	// resumed says that a command has ended whatever pauses delivery.
 	resumed bool
 }
@@ -130,7 +130,7 @@ func (s *supervisor) prepare(ctx context.Context, cfg *config.Config) (p *prepar
 	if err := refuseGone(saved.Checkpoint, cfg.Mappings); err != nil { // before anything is changed in the database
 		return nil, err
 	}
-	p = &prepared{source: sourceConfig(cfg), client: client, unfit: map[string]string{}}
+	p = &prepared{source: sourceConfig(cfg), client: client, unfit: map[string]connector.Unfit{}}
 	p.source.AcceptGap, p.source.NewState, p.source.Gap = s.accept.gap, s.accept.newState, store.AddGap
 	p.source.Accepted = func(ctx context.Context, accepted connector.Accepted) error {
 		cp := *saved.Checkpoint
@@ -301,19 +301,21 @@ func (s *supervisor) stream(ctx context.Context, cfg *config.Config, p *prepared
 		Lettered:  func(n int) { parts.delivery.Lettered(n) }})
 	for _, a := range s.parts.alarms.List() {
 		name, ok := strings.CutPrefix(a.Key, "held/")
-		if ok && p.unfit[name] == "" && !slices.ContainsFunc(p.saved.Checkpoint.Tracks, func(t connector.Track) bool { return t.Mapping == name }) {
+		if ok && p.unfit[name].Why == "" && !slices.ContainsFunc(p.saved.Checkpoint.Tracks, func(t connector.Track) bool { return t.Mapping == name }) {
 			s.parts.alarms.Clear(a.Key)
 		}
 	}
-	for name, reason := range p.unfit {
+	for name, unfit := range p.unfit {
 		// What a mapping can't read is set aside already, where that was asked for; what it can is sent.
 		if !slices.ContainsFunc(p.saved.Checkpoint.Tracks, func(t connector.Track) bool { return t.Mapping == name && t.SetAside }) {
-			parts.pipeline.Hold(name, reason, connector.HoldMisfit)
+			parts.pipeline.Hold(name, connector.HoldMisfit, unfit)
 		}
 	}
 	parts.delivery = delivery.New(deliveryConfig(cfg, s.shutdown), delivery.Ports{Platform: p.client, Store: parts.store,
 		Settle: parts.pipeline.Settle, CountOpen: parts.store.Counted,
-		Hold:     func(mapping, reason string) { parts.pipeline.Hold(mapping, reason, connector.HoldFailing) },
+		Hold: func(mapping, reason string) {
+			parts.pipeline.Hold(mapping, connector.HoldFailing, connector.Unfit{Why: reason})
+		},
 		Counters: parts.counters, Alarms: parts.alarms, Log: s.log}, p.saved.OpenLetters)
 	if p.resumed {
 		parts.delivery.Resume()

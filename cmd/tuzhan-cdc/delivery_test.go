@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -321,4 +322,46 @@ func failingMapping(t *testing.T, resume bool) {
 		t.Errorf("%d of %d records are applied or dead letters", got, id)
 	}
 	r.noViolations()
+}
+
+// TestOutageAlarmHasOneCure: of a platform that was never reached the alarm says what to look at, of one that went away that nothing is to be done, and since when.
+func TestOutageAlarmHasOneCure(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, crmSchema, crmMappings, platformsim.Options{})
+	fast := "delivery: {backoff: {initial: 20ms, max: 100ms}}"
+	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.write(crmMappings, fast)
+	address := "http://" + nobody.Addr().String()
+	nobody.Close()
+	r.edit(r.web.URL, address)
+	alarm := func() (found connector.Alarm) {
+		t.Helper()
+		r.until(func() bool {
+			for _, a := range r.status().Alarms {
+				if a.Key == "delivery/groupRelation" {
+					found = a
+				}
+			}
+			return found.Key != ""
+		})
+		return found
+	}
+	r.start()
+	r.db.Exec(t, `INSERT INTO crm.member_groups VALUES ('138', 'a')`)
+	if a := alarm(); strings.Contains(a.Text, "baseURL") || !strings.Contains(a.Text, "refused") || !strings.Contains(a.Cure, "Check platform.baseURL") || strings.Contains(a.Cure, "nothing to do") {
+		t.Errorf("never reached: %s | %s", a.Text, a.Cure)
+	}
+	r.edit(address, r.web.URL)
+	r.reload()
+	r.applied(platformsim.GroupRelation, 1)
+	r.settled()
+	r.web.CloseClientConnections()
+	r.web.Listener.Close()
+	r.db.Exec(t, `INSERT INTO crm.member_groups VALUES ('138', 'b')`)
+	if a := alarm(); strings.Contains(a.Text+a.Cure, "baseURL") || !strings.Contains(a.Cure, "nothing to do here: it worked until 20") {
+		t.Errorf("it has worked: %s | %s", a.Text, a.Cure)
+	}
 }

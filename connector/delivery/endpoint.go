@@ -34,6 +34,7 @@ type endpoint struct {
 	backoff  *backoff.ExponentialBackOff
 	since    time.Time     // when it went down
 	wasDown  time.Duration // all the time that it was down before
+	worked   time.Time     // when an answer last said that it is up; zero: never since the start
 	pointProbe
 
 	suspects
@@ -123,7 +124,7 @@ func (e *endpoint) mend(now time.Time) bool {
 	if was {
 		e.wasDown += now.Sub(e.since)
 	}
-	e.down, e.doubtful, e.fallen, e.pointProbe = false, false, 0, pointProbe{}
+	e.down, e.doubtful, e.fallen, e.pointProbe, e.worked = false, false, 0, pointProbe{}, now
 	e.backoff.Reset()
 	return was
 }

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"sync"
@@ -183,6 +184,46 @@ func TestTwoHoursOfOutage(t *testing.T) {
 					t.Logf("%d requests, %d probes, %d points risked, %d uncertain", sent, rig.fake.probes, risked, uncertain)
 				})
 			})
+		}
+	}
+}
+
+// worded is an error that tells what happened apart from what to look at.
+type worded struct {
+	error
+	what, cure string
+}
+
+func (w worded) Error() string          { return w.what + ". " + w.cure }
+func (w worded) Told() (string, string) { return w.what, w.cure }
+func (w worded) Unwrap() error          { return w.error }
+func outageOf(w worded) (a connector.Answer) {
+	return connector.Answer{Verdict: connector.Outage, Err: w}
+}
+
+// TestOutageCure: the alarm of an outage has one cure: what to look at where nothing has worked since the start, that nothing is to be done where it has worked, and since when
+// it does not; a certificate that is not trusted is to be seen to in both cases.
+func TestOutageCure(t *testing.T) {
+	const waits = "changes wait in PostgreSQL, and delivery is tried again by itself"
+	worked := time.Date(2026, 3, 4, 5, 6, 7, 0, time.Local)
+	refused := outageOf(worded{what: "POST u: dial h:1: connection refused", cure: "Check platform.baseURL."})
+	untrusted := outageOf(worded{&tls.CertificateVerificationError{Err: errors.New("expired")}, "POST u: not trusted", "Check the clock."})
+	const until = "nothing to do here: it worked until 2026-03-04 05:06:07; " + waits
+	for _, c := range []struct {
+		answer     connector.Answer
+		worked     time.Time
+		said, cure string
+	}{
+		{refused, time.Time{}, "POST u: dial h:1: connection refused", "Check platform.baseURL. Nothing is lost: " + waits},
+		{refused, worked, "POST u: dial h:1: connection refused", until},
+		{untrusted, time.Time{}, "POST u: not trusted", "Check the clock. Nothing is lost: " + waits},
+		{untrusted, worked, "POST u: not trusted", "Check the clock. Nothing is lost: " + waits},
+		{connector.Answer{Verdict: connector.Outage, HTTPStatus: 503}, time.Time{}, "HTTP 503", "nothing to do here: " + waits},
+		{connector.Answer{Verdict: connector.Outage, HTTPStatus: 503}, worked, "HTTP 503", until},
+	} {
+		text, cure := explain(&endpoint{name: connector.EventEndpoint, worked: c.worked}, c.answer)
+		if want := "the platform's endpoint event (platform.paths.event) is not to be reached or fails: " + c.said; text != want || cure != c.cure {
+			t.Errorf("%v, worked %v:\n got %s | %s\nwant %s | %s", c.answer, c.worked, text, cure, want, c.cure)
 		}
 	}
 }

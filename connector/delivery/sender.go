@@ -2,6 +2,8 @@ package delivery
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"time"
 
@@ -457,11 +459,40 @@ func explain(e *endpoint, a connector.Answer) (text, cure string) {
 	case connector.SlowDown:
 		return what + " asks to slow down: " + said(a), "nothing to do; or set platform.requestsPerSecond"
 	}
-	return what + " is not to be reached or fails: " + said(a), "nothing to do here: changes wait in PostgreSQL and delivery goes on by itself"
+	what += " is not to be reached or fails: " + said(a)
+	const waits = "changes wait in PostgreSQL, and delivery is tried again by itself"
+	var untrusted *tls.CertificateVerificationError
+	switch cure := told(a); {
+	case cure != "" && (e.worked.IsZero() || errors.As(a.Err, &untrusted)): // waiting may cure nothing
+		return what, cure + " Nothing is lost: " + waits
+	case e.worked.IsZero():
+		return what, "nothing to do here: " + waits
+	}
+	return what, "nothing to do here: it worked until " + e.worked.Local().Format(time.DateTime) + "; " + waits
 }
 
-// said tells of an answer without what may quote a record.
+// teller is an error that tells apart what happened and what to look at.
+type teller interface {
+	error
+	Told() (what, cure string)
+}
+
+// told gives what an answer's error says is to be looked at.
+func told(a connector.Answer) (cure string) {
+	var t teller
+	if errors.As(a.Err, &t) {
+		_, cure = t.Told()
+	}
+	return cure
+}
+
+// said tells of an answer without what may quote a record, and without a cure.
 func said(a connector.Answer) string {
+	var t teller
+	if errors.As(a.Err, &t) {
+		what, _ := t.Told()
+		return what
+	}
 	if a.Err != nil {
 		return a.Err.Error()
 	}

@@ -43,6 +43,9 @@ func (e *Error) Error() string {
 	return e.Op + ": " + e.Reason + ". " + e.Cure
 }
 
+// Told gives Op and Reason, and apart from them Cure.
+func (e *Error) Told() (what, cure string) { return e.Op + ": " + e.Reason, e.Cure }
+
 // Unwrap gives the end of the context or the network's error, where that was the cause.
 func (e *Error) Unwrap() error { return e.cause }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -16,44 +15,46 @@ import (
 	"github.com/tuzhan-cdc/tuzhan-cdc/mapping"
 )
 
-// recordResults writes what came of the tests that did not pass into their files, as what they expect, and says so. A test that can't be edited does not keep
-// the others from it.
-func recordResults(results []mapping.Result, w io.Writer, quiet bool) error {
-	byFile := map[string][]mapping.Result{}
-	for _, r := range results {
+// recordResults writes what came of the tests that did not pass into their files, as what they expect, and gives the indexes of those. A test that can't be
+// edited does not keep the others from it.
+func recordResults(results []mapping.Result) (recorded map[int]bool, err error) {
+	byFile := map[string][]int{}
+	for i, r := range results {
 		if !r.Passed && r.Actual != nil {
-			byFile[r.Test.File] = append(byFile[r.Test.File], r)
+			byFile[r.Test.File] = append(byFile[r.Test.File], i)
 		}
 	}
+	recorded = map[int]bool{}
 	var failed []error
 	for _, file := range slices.Sorted(maps.Keys(byFile)) {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			return fmt.Errorf("record what came: %w", err)
+			return recorded, errors.Join(append(failed, fmt.Errorf("record what came: %w", err))...)
 		}
 		list := byFile[file]
-		slices.SortFunc(list, func(a, b mapping.Result) int { return b.Test.Line - a.Test.Line }) // from the end, so that lines stay where they are
-		done := 0
-		for _, r := range list {
+		slices.SortFunc(list, func(a, b int) int { return results[b].Test.Line - results[a].Test.Line }) // from the end, so that lines stay where they are
+		var done []int
+		for _, i := range list {
+			r := results[i]
 			edited, err := withExpectation(text, r.Test.Line, r.Test.Node().Column(), r.Actual.Lines())
 			if err != nil {
 				failed = append(failed, fmt.Errorf("%s:%d: what came could not be recorded: %w", file, r.Test.Line, err))
 				continue
 			}
 			text = edited
-			done++
+			done = append(done, i)
 		}
-		if done == 0 {
+		if len(done) == 0 {
 			continue
 		}
 		if err := replaceFile(file, text); err != nil {
-			return fmt.Errorf("record what came: %w", err)
+			return recorded, errors.Join(append(failed, fmt.Errorf("record what came: %w", err))...)
 		}
-		if !quiet {
-			fmt.Fprintf(w, "%s: recorded what came of %s\n", file, count(done, "test"))
+		for _, i := range done {
+			recorded[i] = true
 		}
 	}
-	return errors.Join(failed...)
+	return recorded, errors.Join(failed...)
 }
 
 // withExpectation gives a file in which the test at line and column expects what want says. All else stays as it is, to the byte.

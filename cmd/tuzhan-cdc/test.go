@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -71,14 +72,18 @@ func runTests(c *cobra.Command, o testOptions) error {
 		return err
 	}
 	report := &testReport{w: c.OutOrStdout(), painter: paintFor(c.OutOrStdout()), file: path}
+	var failed error
+	if o.record {
+		report.recorded, failed = recordResults(results)
+	}
 	if o.json {
 		err = printJSON(report.w, report.json(results))
 	} else {
-		err = report.print(results, o.record)
+		report.print(results, o.record)
 	}
-	if err == nil && o.record {
-		if err = recordResults(results, c.OutOrStdout(), o.json); err == nil {
-			results, err = runAgain(path, o)
+	if err = errors.Join(err, failed); err == nil && o.record {
+		if results, err = runAgain(path, o); err == nil && !o.json {
+			report.lost(results)
 		}
 	}
 	if err == nil && slices.ContainsFunc(results, func(r mapping.Result) bool { return !r.Passed }) {
@@ -124,11 +129,14 @@ type testReport struct {
 	painter
 	w    io.Writer
 	file string
+	// recorded are the places, in the list of results, of those that were recorded.
+	recorded map[int]bool
 }
 
-func (t *testReport) print(results []mapping.Result, record bool) error {
+func (t *testReport) print(results []mapping.Result, record bool) {
 	failed := 0
-	for _, r := range results {
+	files := map[string]int{} // recorded
+	for i, r := range results {
 		title := r.Test.Title()
 		if r.Test.Name != "" {
 			title = r.Test.Mapping + ": " + title
@@ -137,8 +145,14 @@ func (t *testReport) print(results []mapping.Result, record bool) error {
 			fmt.Fprintf(t.w, "%s  %s\n", t.green("ok  "), title)
 			continue
 		}
-		failed++
-		fmt.Fprintf(t.w, "%s  %s %s\n", t.red("FAIL"), t.bold(title), t.faint(fmt.Sprintf("(%s:%d)", r.Test.File, r.Test.Line)))
+		label := t.red("FAIL")
+		if t.recorded[i] {
+			label = t.green("recorded")
+			files[r.Test.File]++
+		} else {
+			failed++
+		}
+		fmt.Fprintf(t.w, "%s  %s %s\n", label, t.bold(title), t.faint(fmt.Sprintf("(%s:%d)", r.Test.File, r.Test.Line)))
 		for _, p := range r.Problems {
 			fmt.Fprintf(t.w, "      %s\n", strings.ReplaceAll(withConfig(t.file, p.String()), "\n", "\n      "))
 		}
@@ -152,18 +166,36 @@ func (t *testReport) print(results []mapping.Result, record bool) error {
 			fmt.Fprintf(t.w, "      %s\n", t.diffLine(l))
 		}
 	}
+	for _, file := range slices.Sorted(maps.Keys(files)) {
+		fmt.Fprintf(t.w, "%s: recorded what came of %s\n", file, count(files[file], "test"))
+	}
 	fmt.Fprintln(t.w, t.summary(len(results), failed, record))
-	return nil
+}
+
+// lost names the tests that were recorded and fail all the same; again are the results of the same tests by what was written.
+func (t *testReport) lost(again []mapping.Result) {
+	for i, r := range again {
+		if t.recorded[i] && !r.Passed {
+			fmt.Fprintf(t.w, "%s  %s %s\n      what was recorded is not read as what came: mend it by hand\n", t.red("FAIL"), t.bold(r.Test.Title()),
+				t.faint(fmt.Sprintf("(%s:%d)", r.Test.File, r.Test.Line)))
+		}
+	}
 }
 
 func (t *testReport) summary(n, failed int, record bool) string {
 	switch {
 	case n == 0:
 		return "no tests: write them under tests: beside the mappings (README, \"Tests of mappings\")"
-	case failed == 0:
+	case failed == 0 && len(t.recorded) == 0:
 		return t.green(count(n, "test") + " passed")
 	}
-	text := fmt.Sprintf("%s, %s", t.green(fmt.Sprintf("%d passed", n-failed)), t.red(fmt.Sprintf("%d failed", failed)))
+	text := t.green(fmt.Sprintf("%d passed", n-failed-len(t.recorded)))
+	if len(t.recorded) > 0 {
+		text += ", " + t.green(fmt.Sprintf("%d recorded", len(t.recorded)))
+	}
+	if failed > 0 {
+		text += ", " + t.red(fmt.Sprintf("%d failed", failed))
+	}
 	if !record {
 		text += withConfig(t.file, "; where what came is right: tuzhan-cdc test --record")
 	}
@@ -236,6 +268,8 @@ type testJSON struct {
 	File    string `json:"file"`
 	Line    int    `json:"line"`
 	Passed  bool   `json:"passed"`
+	// Recorded says that it did not pass, and that Got stands in the file now.
+	Recorded bool `json:"recorded,omitempty"`
 	// Want and Got are {"expect": [records]} or {"deadLetter": reason}; null: the test expects nothing yet, or could not run.
 	Want     *mapping.Tree    `json:"want"`
 	Got      *mapping.Tree    `json:"got"`
@@ -244,8 +278,8 @@ type testJSON struct {
 
 func (t *testReport) json(results []mapping.Result) []testJSON {
 	list := []testJSON{}
-	for _, r := range results {
-		list = append(list, testJSON{Name: r.Test.Title(), Mapping: r.Test.Mapping, Op: r.Test.Op.String(), File: r.Test.File, Line: r.Test.Line, Passed: r.Passed,
+	for i, r := range results {
+		list = append(list, testJSON{Recorded: t.recorded[i], Name: r.Test.Title(), Mapping: r.Test.Mapping, Op: r.Test.Op.String(), File: r.Test.File, Line: r.Test.Line, Passed: r.Passed,
 			Want: r.Want, Got: r.Got, Problems: append([]strict.Problem{}, r.Problems...)})
 	}
 	return list

@@ -332,7 +332,7 @@ func (p *progress) show(b *connector.Backfill) {
 	if rate > 0 {
 		line += fmt.Sprintf(", %.0f rows/s", rate)
 		if left := b.Estimate - b.Rows; left > 0 {
-			line += fmt.Sprintf(", about %s left", (time.Duration(float64(left) / rate * float64(time.Second))).Round(time.Second))
+			line += fmt.Sprintf(", about %s left", connector.Span(seconds(float64(left)/rate)))
 		}
 	}
 	fmt.Fprintf(p.w, "%s: %s\n", why, line)

@@ -182,7 +182,7 @@ func TestOutageText(t *testing.T) {
 	t.Parallel()
 	left := 5.5 * 3600
 	s := status.Slot{OutageSeconds: &left, WALPerSecond: 250_000, MeasuredSeconds: 600}
-	if got := outageText(&s); got != "5 h more, at 244.1 KiB/s of WAL (mean of 10 min)" {
+	if got := outageText(&s); got != "5h more, at 244.1KiB/s of WAL (mean of 10m)" {
 		t.Error(got)
 	}
 	if got := outageText(&status.Slot{}); !strings.HasPrefix(got, "not known") {

@@ -239,7 +239,7 @@ func (v *view) alive() error {
 // stuck says that the loop that reads the stream does not come round any more.
 func stuck(s postgres.Status) error {
 	if s.State == "streaming" && s.Reported > stuckAfter {
-		return fmt.Errorf("the loop that reads the stream has not come round for %s: it is stuck", s.Reported.Round(time.Second))
+		return fmt.Errorf("the loop that reads the stream has not come round for %s: it is stuck", connector.Span(s.Reported))
 	}
 	return nil
 }
@@ -367,37 +367,24 @@ func (w *slotWatcher) last() (*postgres.Slot, time.Time) {
 	return w.slot, w.looked
 }
 
-// sizeText writes bytes as people read them.
-func sizeText(n int64) string {
-	const units = "KMGTP"
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	f, i := float64(n)/1024, 0
-	for f >= 1024 && i < len(units)-1 {
-		f, i = f/1024, i+1
-	}
-	return fmt.Sprintf("%.1f %ciB", f, units[i])
-}
-
 func printStatus(w io.Writer, s *status.Snapshot) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	line("state", "%s", s.State)
 	if s.Slot.Known {
-		line("slot", "%s, confirmed %s, keeps %s of WAL (budget %s), wal_status %s", s.Slot.Name, s.Slot.Confirmed, sizeText(s.Slot.RetainedBytes),
-			sizeText(s.Slot.WALBudget), s.Slot.WALStatus)
+		line("slot", "%s, confirmed %s, keeps %s of WAL (budget %s), wal_status %s", s.Slot.Name, s.Slot.Confirmed, connector.Size(s.Slot.RetainedBytes),
+			connector.Size(s.Slot.WALBudget), s.Slot.WALStatus)
 		line("outage allowed", "%s", outageText(&s.Slot))
-		line("lag", "%s, %.1f s", sizeText(s.Lag.Bytes), s.Lag.Seconds)
+		line("lag", "%s, %s", connector.Size(s.Lag.Bytes), connector.Span(seconds(s.Lag.Seconds)))
 	} else {
 		line("slot", "%s: not there, or the server is not to be reached", s.Slot.Name)
 	}
 	if c := s.Checkpoint; c != nil {
-		line("checkpoint", "settled up to %s, confirmed %s, written %s ago", settledText(c.Settled), c.Flush, time.Since(c.Written).Round(time.Second))
+		line("checkpoint", "settled up to %s, confirmed %s, written %s ago", settledText(c.Settled), c.Flush, connector.Span(time.Since(c.Written)))
 	} else {
 		line("checkpoint", "none yet")
 	}
-	line("pending", "%s, %s, %s", count(s.Pending.Changes, "change"), count(s.Pending.Records, "record"), sizeText(int64(s.Pending.Bytes)))
+	line("pending", "%s, %s, %s", count(s.Pending.Changes, "change"), count(s.Pending.Records, "record"), connector.Size(int64(s.Pending.Bytes)))
 	if h := s.Holdup; h != nil {
 		answer := "no answer"
 		if h.HTTPStatus != 0 {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
 )
@@ -38,11 +39,11 @@ func (w *slotWatcher) warn(cfg *config.Config, slot *postgres.Slot, rate postgre
 	budget := cfg.Source.WALBudget
 	allows := ""
 	if d, ok := slot.Outage(rate, budget); ok {
-		allows = fmt.Sprintf("; at %s/s of WAL that is enough for %s more", sizeText(int64(rate.PerSecond)), postgres.Span(d))
+		allows = fmt.Sprintf("; at %s/s of WAL that is enough for %s more", connector.Size(int64(rate.PerSecond)), connector.Span(d))
 	}
 	if slot.Retained > budget/10*8 {
 		w.alarms.Raise("source/wal", fmt.Sprintf("the slot %q keeps %s of WAL on the server; source.walBudget is %s%s",
-			cfg.Source.Slot, sizeText(slot.Retained), sizeText(budget), allows),
+			cfg.Source.Slot, connector.Size(slot.Retained), connector.Size(budget), allows),
 			"look at the other alarms for what holds the checkpoint, and at the server's free disk")
 	} else {
 		w.alarms.Clear("source/wal")
@@ -85,8 +86,8 @@ func outageText(s *status.Slot) string {
 	if s.OutageSeconds == nil {
 		return "not known: no WAL was seen to be written"
 	}
-	return fmt.Sprintf("%s more, at %s/s of WAL (mean of %s)", postgres.Span(seconds(*s.OutageSeconds)), sizeText(int64(s.WALPerSecond)),
-		postgres.Span(seconds(s.MeasuredSeconds)))
+	return fmt.Sprintf("%s more, at %s/s of WAL (mean of %s)", connector.Span(seconds(*s.OutageSeconds)), connector.Size(int64(s.WALPerSecond)),
+		connector.Span(seconds(s.MeasuredSeconds)))
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

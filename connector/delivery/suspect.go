@@ -419,7 +419,7 @@ func (d *Delivery) giveUp(tail context.Context, j job) {
 		class, why = connector.ClassRejected, "it was refused with 403 or 404, as a web firewall does,"
 	}
 	reason := fmt.Sprintf("%s whenever it was sent alone, while the platform took other records: set aside after %s", why,
-		time.Since(f.since).Round(time.Second))
+		connector.Span(time.Since(f.since)))
 	if j.suspect.age < d.cfg.GiveUpAfter {
 		reason += ", before delivery.giveUpAfter, because such records took half of delivery.maxPending or maxPendingBytes"
 	}

@@ -260,5 +260,5 @@ func (c *Client) Check(ctx context.Context) (found string, err error) {
 	case c.calls.token != nil:
 		return "platform.token is set; the platform has no call that would check it, the first request will", nil
 	}
-	return fmt.Sprintf("%s: the platform gave a token for %s", c.calls.target.post, got.life), nil
+	return fmt.Sprintf("%s: the platform gave a token for %s", c.calls.target.post, connector.Span(got.life)), nil
 }

@@ -249,7 +249,7 @@ func TestTokenCallFails(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	c := newClient(t, serve(t, new(issuer).ServeHTTP), withApp)
-	if found, err := c.Check(t.Context()); err != nil || !strings.Contains(found, "a token for 2h0m0s") {
+	if found, err := c.Check(t.Context()); err != nil || !strings.Contains(found, "a token for 2h") {
 		t.Errorf("got %q, %v", found, err)
 	}
 	c = newClient(t, "http://"+closedPort(t))

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 )
 
 // Severity says what a finding means.
@@ -329,13 +332,13 @@ func (p *preflight) livingSlot(subject string) {
 	if s.Active {
 		state = fmt.Sprintf("in use by pid %d (a running tuzhan-cdc, most likely)", s.ActivePID)
 	}
-	text := fmt.Sprintf("%s; confirmed to %s; keeps %s of WAL", state, s.ConfirmedFlush, size(s.Retained))
+	text := fmt.Sprintf("%s; confirmed to %s; keeps %s of WAL", state, s.ConfirmedFlush, connector.Size(s.Retained))
 	severity := SeverityOK
 	switch {
 	case s.WALStatus == "unreserved":
 		severity, text = SeverityWarning, text+"; it is about to be lost: the next checkpoint may remove WAL that it needs (max_slot_wal_keep_size)"
 	case p.params.WALBudget > 0 && s.Retained > p.params.WALBudget:
-		severity, text = SeverityWarning, text+", more than source.walBudget ("+size(p.params.WALBudget)+")"
+		severity, text = SeverityWarning, text+", more than source.walBudget ("+connector.Size(p.params.WALBudget)+")"
 	case s.Active:
 		severity = SeverityInfo
 	}
@@ -379,28 +382,12 @@ func (p *preflight) keeping() {
 	case p.s.keepMB < 0:
 		p.add(SeverityWarning, subject, "it is -1, no limit: while the connector is stopped the slot keeps WAL until the disk is full, and then the database stops. With a limit the slot is lost instead, and changes with it: set it well above source.walBudget, below the free disk space", cure)
 	case p.params.WALBudget > 0 && p.s.keepMB<<20 <= p.params.WALBudget:
-		p.add(SeverityWarning, subject, fmt.Sprintf("it is %s, not more than source.walBudget (%s): the slot is lost before the alarm", size(p.s.keepMB<<20), size(p.params.WALBudget)), cure)
+		p.add(SeverityWarning, subject, fmt.Sprintf("it is %s, not more than source.walBudget (%s): the slot is lost before the alarm", connector.Size(p.s.keepMB<<20), connector.Size(p.params.WALBudget)), cure)
 	default:
-		p.add(SeverityOK, subject, size(p.s.keepMB<<20), "")
+		p.add(SeverityOK, subject, connector.Size(p.s.keepMB<<20), "")
 	}
 	if p.s.idleTimeout > 0 {
-		p.add(SeverityWarning, "idle_replication_slot_timeout", fmt.Sprintf("it is %d s: a connector that is stopped for longer loses its slot, and changes with it", p.s.idleTimeout),
+		p.add(SeverityWarning, "idle_replication_slot_timeout", fmt.Sprintf("it is %s: a connector that is stopped for longer loses its slot, and changes with it", connector.Span(time.Duration(p.s.idleTimeout)*time.Second)),
 			"ALTER SYSTEM SET idle_replication_slot_timeout = 0;\nSELECT pg_reload_conf();")
 	}
-}
-
-// size writes bytes as the configuration does.
-func size(bytes int64) string {
-	for _, u := range []struct {
-		name  string
-		shift uint
-	}{{"GiB", 30}, {"MiB", 20}, {"KiB", 10}} {
-		if whole := int64(1) << u.shift; bytes >= whole {
-			if bytes%whole == 0 {
-				return fmt.Sprintf("%d%s", bytes/whole, u.name)
-			}
-			return fmt.Sprintf("%.1f%s", float64(bytes)/float64(whole), u.name)
-		}
-	}
-	return fmt.Sprintf("%dB", bytes)
 }

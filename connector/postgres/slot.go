@@ -144,7 +144,7 @@ func (w Wait) String() string {
 		who += " (" + w.State + ")"
 	}
 	if w.Age > 0 {
-		who += ", open for " + w.Age.Round(time.Second).String()
+		who += ", open for " + connector.Span(w.Age)
 	}
 	return "the new slot waits for a transaction that was writing: " + who
 }

@@ -157,7 +157,7 @@ func (s *stream) quiet(now time.Time) error {
 	t := s.src.timing
 	switch silence := now.Sub(s.heardAt); {
 	case silence >= t.silent && !s.beside.vouches(now):
-		return &hungUp{text: "the server has been silent for " + silence.Round(time.Second).String()}
+		return &hungUp{text: "the server has been silent for " + connector.Span(silence)}
 	case silence >= t.ask && now.Sub(s.askedAt) >= t.ask:
 		s.askedAt = now
 		return s.status(now, true)

@@ -84,7 +84,7 @@ func (s *Slot) Endangered() string {
 	case s.WALStatus == "unreserved":
 		return "its WAL is beyond max_slot_wal_keep_size, and the next checkpoint may remove it"
 	case s.SafeWALSize >= 0 && s.SafeWALSize < s.Retained/4:
-		return fmt.Sprintf("after %s more of WAL it is beyond max_slot_wal_keep_size, and may be removed", size(s.SafeWALSize))
+		return fmt.Sprintf("after %s more of WAL it is beyond max_slot_wal_keep_size, and may be removed", connector.Size(s.SafeWALSize))
 	}
 	return ""
 }
@@ -142,7 +142,7 @@ func (p *preflight) outage(ctx context.Context) error {
 	}
 	const subject = "source.walBudget"
 	slot := *p.slot
-	bound := "it (" + size(p.params.WALBudget) + ")"
+	bound := "it (" + connector.Size(p.params.WALBudget) + ")"
 	if !slot.Exists {
 		slot.SafeWALSize = -1
 		if p.s.keepMB >= 0 {
@@ -150,7 +150,7 @@ func (p *preflight) outage(ctx context.Context) error {
 		}
 	}
 	if slot.SafeWALSize >= 0 && slot.SafeWALSize < p.params.WALBudget-slot.Retained {
-		bound = "max_slot_wal_keep_size (" + size(p.s.keepMB<<20) + ")"
+		bound = "max_slot_wal_keep_size (" + connector.Size(p.s.keepMB<<20) + ")"
 	}
 	d, ok := slot.Outage(rate, p.params.WALBudget)
 	if !ok {
@@ -158,19 +158,6 @@ func (p *preflight) outage(ctx context.Context) error {
 		return nil
 	}
 	p.add(SeverityInfo, subject, fmt.Sprintf("the server writes %s/s of WAL (mean of %s): %s allows an outage of the connector or the platform of %s",
-		size(int64(rate.PerSecond)), Span(rate.Over), bound, Span(d)), "")
+		connector.Size(int64(rate.PerSecond)), connector.Span(rate.Over), bound, connector.Span(d)), "")
 	return nil
-}
-
-// Span writes a time as people say it.
-func Span(d time.Duration) string {
-	switch {
-	case d >= 48*time.Hour:
-		return fmt.Sprintf("%d days", int(d.Hours()/24))
-	case d >= 2*time.Hour:
-		return fmt.Sprintf("%d h", int(d.Hours()))
-	case d >= 2*time.Minute:
-		return fmt.Sprintf("%d min", int(d.Minutes()))
-	}
-	return fmt.Sprintf("%d s", int(d.Seconds()))
 }

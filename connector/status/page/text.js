@@ -37,12 +37,13 @@ export function number(n) {
   return new Intl.NumberFormat(locale(), { maximumFractionDigits: Number.isInteger(n) || n >= 100 ? 0 : n >= 10 ? 1 : 2 }).format(n);
 }
 
+// bytes writes a size as the commands do.
 export function bytes(n) {
   if (n === null || n === undefined) return t("unknown");
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
   let i = 0;
   for (; n >= 1024 && i < units.length - 1; i++) n /= 1024;
-  return number(i === 0 ? n : Math.round(n * 10) / 10) + " " + units[i];
+  return number(i === 0 ? n : Math.round(n * 10) / 10) + units[i];
 }
 
 // span writes seconds.

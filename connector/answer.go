@@ -110,3 +110,6 @@ type Answer struct {
 	// Err is the failure of the transport where no answer came or it could not be read. Its text has no URL query, no token, no payload.
 	Err error
 }
+
+// Left reports whether the request, or some of it, may have left: false where no connection was made, or no token was had.
+func (a Answer) Left() bool { return a.HTTPStatus != 0 || !a.NotApplied }

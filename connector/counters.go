@@ -26,7 +26,7 @@ type MappingCounters struct {
 	Changes, Records atomic.Uint64
 	// Delivered are the records that the platform took, those of dead letters that were sent again among them.
 	Delivered atomic.Uint64
-	// Retries counts how often a request carried a record that an earlier one had carried.
+	// Retries counts how often a request carried a record that an earlier one had carried. What did not leave (Answer.Left) carried nothing.
 	Retries atomic.Uint64
 
 	letters [4]atomic.Uint64 // in the order of Classes

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
@@ -39,19 +40,29 @@ func TestCounters(t *testing.T) {
 	}
 }
 
-// TestRetriesCounted: a record that is carried again is counted, each time.
+// TestRetriesCounted: a record that is carried again is counted, each time; a request that did not leave, since no connection was made, carried nothing.
 func TestRetriesCounted(t *testing.T) {
-	rig := start(t, Config{}, func(n int, req *connector.Request) connector.Answer {
-		if n < 4 {
-			return connector.Answer{Verdict: connector.Outage, NotApplied: true}
+	for _, c := range []struct {
+		answer  connector.Answer
+		retries func(requests uint64) uint64
+	}{
+		{connector.Answer{Verdict: connector.Outage, NotApplied: true, HTTPStatus: 503}, func(requests uint64) uint64 { return requests - 1 }},
+		{connector.Answer{Verdict: connector.Outage, Err: errors.New("cut")}, func(requests uint64) uint64 { return requests - 1 }},
+		{connector.Answer{Verdict: connector.Outage, NotApplied: true, Err: errors.New("connection refused")}, func(uint64) uint64 { return 0 }},
+	} {
+		rig := start(t, Config{}, func(n int, req *connector.Request) connector.Answer {
+			if n < 4 {
+				return c.answer
+			}
+			return delivered(n, req)
+		})
+		rig.Submit([]*connector.Record{event(1, 1)})
+		rig.Flush()
+		rig.wait(t, 1)
+		counted, requests := rig.ports.Counters.Mapping("e"), uint64(rig.fake.sent())
+		if counted.Retries.Load() != c.retries(requests) || requests < 4 || counted.Delivered.Load() != 1 {
+			t.Errorf("%+v: %d requests, %d retries, %d delivered", c.answer, requests, counted.Retries.Load(), counted.Delivered.Load())
 		}
-		return delivered(n, req)
-	})
-	rig.Submit([]*connector.Record{event(1, 1)})
-	rig.Flush()
-	rig.wait(t, 1)
-	c := rig.ports.Counters.Mapping("e")
-	if carried := uint64(rig.fake.sent()); c.Retries.Load() != carried-1 || carried < 4 || c.Delivered.Load() != 1 {
-		t.Errorf("%d requests, %d retries, %d delivered", carried, c.Retries.Load(), c.Delivered.Load())
+		rig.stop()
 	}
 }

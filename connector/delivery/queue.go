@@ -56,6 +56,7 @@ type item struct {
 	// blocked counts the lines in which another item stands before this one.
 	blocked  int32
 	attempts int32
+	carried  bool // by a request that left
 	taken    bool // in a request, or waiting in a sender's hands or in a suspect
 	// failure is nil before the record's first failure.
 	failure *failure

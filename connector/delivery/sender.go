@@ -227,9 +227,7 @@ func (d *Delivery) deliver(ctx, tail context.Context, j job) bool {
 	d.mu.Lock()
 	for i, it := range items {
 		req.Records[i] = it.rec
-		if it.attempts++; it.attempts > 1 {
-			d.count(it.rec.Mapping).Retries.Add(1)
-		}
+		it.attempts++
 	}
 	d.requests++
 	number := d.requests
@@ -237,6 +235,9 @@ func (d *Delivery) deliver(ctx, tail context.Context, j job) bool {
 	e.began = began
 	d.mu.Unlock()
 	a := d.ports.Platform.Send(tail, req)
+	if a.Left() {
+		d.carried(items)
+	}
 	switch a.Verdict {
 	case connector.Delivered:
 		d.taken(j, number, true)
@@ -262,6 +263,24 @@ func (d *Delivery) deliver(ctx, tail context.Context, j job) bool {
 		return d.letter(tail, items[0], connector.ClassRejected, a, "the platform refused this record alone")
 	}
 	return d.refused(tail, j, a, stranger)
+}
+
+// carried notes that a request has left with items, and counts those that an earlier one had carried. They are the caller's.
+func (d *Delivery) carried(items []*item) {
+	again := false
+	for _, it := range items {
+		again = again || it.carried
+	}
+	if again {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+	}
+	for _, it := range items {
+		if it.carried {
+			d.count(it.rec.Mapping).Retries.Add(1)
+		}
+		it.carried = true
+	}
 }
 
 // refused acts on an answer that is no verdict on the records, or not surely.

@@ -49,6 +49,7 @@ docs: ## the README's tables of keys and examples/tuzhan-cdc.schema.json, from t
 
 man: build ## man pages in dist/man
 	@bin/tuzhan-cdc man dist/man
+	@bin/platformsim man dist/man
 
 fuzz: ## every fuzz target for FUZZTIME (30s)
 	@.ci/fuzz $(FUZZTIME)

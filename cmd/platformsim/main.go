@@ -38,6 +38,9 @@ func main() {
 
 // run serves until ctx ends and returns the exit code.
 func run(ctx context.Context, args []string, out, errs io.Writer) int {
+	if len(args) > 0 && args[0] == "man" {
+		return writeManual(args[1:], errs)
+	}
 	listen, options, err := readFlags(args, errs)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -75,19 +78,33 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	return 0
 }
 
-// readFlags reads the command line; what is wrong with it goes to errs.
-func readFlags(args []string, errs io.Writer) (listen string, o platformsim.Options, err error) {
-	f := flag.NewFlagSet("platformsim", flag.ContinueOnError)
+// flags are what the command line says.
+type flags struct {
+	*flag.FlagSet
+	listen                        string
+	options                       platformsim.Options
+	algorithm, key, iv, eventKeys string
+	hexadecimal                   bool
+	paths                         map[platformsim.Endpoint]*string
+}
+
+const (
+	about = "A strict stand-in for the platform's HTTP API. Its admin API is under /_sim/: ledger, requests, violations, points,\n" +
+		"groups, stats, wait, faults, down, up, expire-tokens. A fault, here for each request of events that holds a text; DELETE takes all of them away:"
+	example = "  curl -d '{\"endpoint\":\"event\",\"match\":\"13800000001\",\"count\":-1,\"action\":\"status\",\"status\":400}' http://127.0.0.1:9700/_sim/faults\n" +
+		"  curl -X DELETE http://127.0.0.1:9700/_sim/faults"
+	more = "Other actions: `go doc ./connector/platformsim Action`."
+)
+
+func newFlags(errs io.Writer) *flags {
+	f := &flags{FlagSet: flag.NewFlagSet("platformsim", flag.ContinueOnError), paths: map[platformsim.Endpoint]*string{}}
+	o := &f.options
 	f.SetOutput(errs)
 	f.Usage = func() {
-		fmt.Fprint(errs, "Usage: platformsim [flags]\n\nA strict stand-in for the platform's HTTP API. Its admin API is under /_sim/: ledger, requests, violations, points,\n"+
-			"groups, stats, wait, faults, down, up, expire-tokens. A fault, here for each request of events that holds a text; DELETE takes all of them away:\n\n"+
-			"  curl -d '{\"endpoint\":\"event\",\"match\":\"13800000001\",\"count\":-1,\"action\":\"status\",\"status\":400}' http://127.0.0.1:9700/_sim/faults\n"+
-			"  curl -X DELETE http://127.0.0.1:9700/_sim/faults\n\n"+
-			"Other actions: `go doc ./connector/platformsim Action`.\n\n")
+		fmt.Fprintf(errs, "Usage: platformsim [flags]\n\n%s\n\n%s\n\n%s\n\n", about, example, more)
 		f.PrintDefaults()
 	}
-	f.StringVar(&listen, "listen", "127.0.0.1:9700", "`address` to listen on; port 0 takes a free one")
+	f.StringVar(&f.listen, "listen", "127.0.0.1:9700", "`address` to listen on; port 0 takes a free one")
 	f.StringVar(&o.AppID, "app-id", "", "app id that the token call takes; without it and --token every token is taken")
 	f.StringVar(&o.AppSecret, "app-secret", "", "app secret that the token call takes (none of the real ones: other users of the machine can read it)")
 	f.StringVar(&o.Token, "token", "", "fixed token that is taken beside those that the token call gave")
@@ -97,15 +114,20 @@ func readFlags(args []string, errs io.Writer) (listen string, o platformsim.Opti
 	f.BoolVar(&o.NoLedger, "no-ledger", false, "keep counts only, for benchmarks")
 	f.Uint64Var(&o.Seed, "seed", 0, "seed of the dice of faults with a probability")
 	f.BoolVar(&o.OpenDecrease, "open-decrease", false, "the endpoint pointDecrease takes the body of the open API")
-	algorithm := f.String("encryption", "", "bodies of points must be encrypted, by this `algorithm`: aes-ecb, aes-cbc, aes-gcm, sm4-ecb or sm4-cbc")
-	key := f.String("encryption-key", "", "its key, hexadecimal (none of the real ones)")
-	iv := f.String("encryption-iv", "", "its fixed IV, hexadecimal; without it the IV stands in front of the ciphertext")
-	hexadecimal := f.Bool("encryption-hex", false, "the ciphertext is hexadecimal rather than base64")
-	eventKeys := f.String("event-keys", "", "event `keys` that are defined, joined by commas; empty: every one")
-	paths := map[platformsim.Endpoint]*string{}
+	f.StringVar(&f.algorithm, "encryption", "", "bodies of points must be encrypted, by this `algorithm`: aes-ecb, aes-cbc, aes-gcm, sm4-ecb or sm4-cbc")
+	f.StringVar(&f.key, "encryption-key", "", "its key, hexadecimal (none of the real ones)")
+	f.StringVar(&f.iv, "encryption-iv", "", "its fixed IV, hexadecimal; without it the IV stands in front of the ciphertext")
+	f.BoolVar(&f.hexadecimal, "encryption-hex", false, "the ciphertext is hexadecimal rather than base64")
+	f.StringVar(&f.eventKeys, "event-keys", "", "event `keys` that are defined, joined by commas; empty: every one")
 	for name, e := range map[string]platformsim.Endpoint{"point-path": platformsim.Point, "point-decrease-path": platformsim.PointDecrease} {
-		paths[e] = f.String(name, platformsim.DefaultPaths()[e], "`path` of the endpoint "+string(e))
+		f.paths[e] = f.String(name, platformsim.DefaultPaths()[e], "`path` of the endpoint "+string(e))
 	}
+	return f
+}
+
+// readFlags reads the command line; what is wrong with it goes to errs.
+func readFlags(args []string, errs io.Writer) (listen string, o platformsim.Options, err error) {
+	f := newFlags(errs)
 	if err := f.Parse(args); err != nil {
 		return "", o, err
 	}
@@ -114,25 +136,26 @@ func readFlags(args []string, errs io.Writer) (listen string, o platformsim.Opti
 		fmt.Fprintln(errs, err)
 		return "", o, err
 	}
+	o = f.options
 	if (o.AppID == "") != (o.AppSecret == "") {
 		err := errors.New("platformsim: --app-id and --app-secret go together")
 		fmt.Fprintln(errs, err)
 		return "", o, err
 	}
-	if *algorithm != "" {
-		if o.Decrypt, err = decrypter(*algorithm, *key, *iv, *hexadecimal); err != nil {
+	if f.algorithm != "" {
+		if o.Decrypt, err = decrypter(f.algorithm, f.key, f.iv, f.hexadecimal); err != nil {
 			fmt.Fprintln(errs, err)
 			return "", o, err
 		}
 	}
-	if *eventKeys != "" {
-		o.EventKeys = strings.Split(*eventKeys, ",")
+	if f.eventKeys != "" {
+		o.EventKeys = strings.Split(f.eventKeys, ",")
 	}
 	o.Paths = map[platformsim.Endpoint]string{}
-	for e, path := range paths {
+	for e, path := range f.paths {
 		o.Paths[e] = *path
 	}
-	return listen, o, nil
+	return f.listen, o, nil
 }
 
 // decrypter makes the decryption of key and iv, which are hexadecimal; iv empty: it stands in front of the ciphertext.

@@ -4,9 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"flag"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -83,6 +86,30 @@ func get(t *testing.T, url string) string {
 	return string(b)
 }
 
+// TestMan: the page has all that --help has: each flag with its text, and the example as it stands.
+func TestMan(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "man")
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), []string{"man", dir}, &out, &errs); code != 0 || out.Len()+errs.Len() > 0 {
+		t.Fatalf("exit %d, %q, %q", code, out.String(), errs.String())
+	}
+	roff, err := os.ReadFile(filepath.Join(dir, "platformsim.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := strings.NewReplacer(`\-`, "-", `\fB`, "", `\fI`, "", `\fP`, "", `\&`, "").Replace(string(roff))
+	flags := 0
+	newFlags(io.Discard).VisitAll(func(f *flag.Flag) {
+		flags++
+		if _, usage := flag.UnquoteUsage(f); !strings.Contains(page, "--"+f.Name) || !strings.Contains(page, usage) {
+			t.Errorf("the page lacks --%s: %s", f.Name, usage)
+		}
+	})
+	if !strings.HasPrefix(page, ".nh\n.TH PLATFORMSIM 1 ") || flags < 15 || !strings.Contains(page, "curl -X DELETE http://127.0.0.1:9700/_sim/faults") {
+		t.Errorf("%d flags\n%s", flags, page)
+	}
+}
+
 func TestExitCodes(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -96,6 +123,7 @@ func TestExitCodes(t *testing.T) {
 	}{
 		{[]string{"--help"}, 0, "Usage: platformsim"}, {[]string{"--help"}, 0, "http://127.0.0.1:9700/_sim/faults"},
 		{[]string{"--no-such"}, 2, "no-such"},
+		{[]string{"man"}, 2, "name the folder"}, {[]string{"man", os.DevNull}, 1, "write the man page"},
 		{[]string{"more"}, 2, `unexpected argument "more"`},
 		{[]string{"--app-id", "a"}, 2, "go together"},
 		{[]string{"--encryption", "des-cbc", "--encryption-key", "0011223344556677"}, 2, `the algorithm "des-cbc"`},

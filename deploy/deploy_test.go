@@ -339,7 +339,8 @@ func TestDist(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, file := range []string{"README.md", "README.zh-CN.md", "CHANGELOG.md", "LICENSE", "THIRD-PARTY-LICENSES", "platformsim", "deploy/role.sql", "deploy/README.md", "deploy/compose.yaml",
-		"deploy/kubernetes/sidecar.yaml", "deploy/systemd/tuzhan-cdc.service", "deploy/prometheus/alerts.yaml", "deploy/grafana/tuzhan-cdc.json", "examples/quickstart/tuzhan-cdc.yaml"} {
+		"deploy/kubernetes/sidecar.yaml", "deploy/systemd/tuzhan-cdc.service", "deploy/prometheus/alerts.yaml", "deploy/grafana/tuzhan-cdc.json", "examples/quickstart/tuzhan-cdc.yaml",
+		"man/tuzhan-cdc.1", "man/tuzhan-cdc.yaml.5", "man/platformsim.1"} {
 		if _, err := os.Stat(filepath.Join(dir, name, file)); err != nil {
 			t.Error(err)
 		}

@@ -36,9 +36,10 @@ licenses() {
 }
 
 licenses >"$work/THIRD-PARTY-LICENSES"
-# The manual pages are the same for all: they come from the program itself.
-CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o "$work/here/" ./cmd/tuzhan-cdc
+# The manual pages are the same for all: they come from the programs themselves.
+CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o "$work/here/" ./cmd/...
 "$work/here/tuzhan-cdc" man "$work/man" >/dev/null
+"$work/here/platformsim" man "$work/man" >/dev/null
 
 # files copies what is under version control, so that nothing that lies about comes along.
 files() {

@@ -30,7 +30,7 @@ func braked(cp *Checkpoint, limit int) *session {
 	log := slog.New(slog.DiscardHandler)
 	s := &session{hand: &hand{}}
 	s.Pipeline = NewPipeline(PipelineOptions{Mapper: asideEach{}, Store: &drawer{}, MaxPerMinute: map[string]int{"h": limit}, Saved: &Saved{Checkpoint: cp}, Alarms: NewAlarms(log), Log: log})
-	s.deliverer = s.hand
+	s.deliverer, s.atOnce = s.hand, 1
 	return s
 }
 
@@ -271,7 +271,7 @@ func TestGivenUpPointWithIntent(t *testing.T) {
 	s := &session{hand: &hand{}}
 	s.Pipeline = NewPipeline(PipelineOptions{Mapper: asideEach{}, Store: &drawer{}, Saved: &Saved{Checkpoint: cp, Known: map[RecordKey]Known{key("p", 10, 0): Intended, key("p", 20, 0): Lettered}},
 		Alarms: NewAlarms(log), Log: log})
-	s.deliverer = s.hand
+	s.deliverer, s.atOnce = s.hand, 1
 	s.transaction(t, 10, "p")
 	s.transaction(t, 20, "p")
 	s.transaction(t, 30, "p")

@@ -25,7 +25,7 @@ func newFillSession(name string, cp *Checkpoint) *fillSession {
 	b := &Backfill{ID: 3, Mapping: mapping, Schema: "s", Name: name, Status: BackfillRunning, Started: time.Now(), BackfillProgress: BackfillProgress{Key: []string{"id"}}}
 	s.Pipeline = NewPipeline(PipelineOptions{Mapper: oneEach{}, Store: &drawer{}, Saved: &Saved{Checkpoint: cp}, Alarms: NewAlarms(log), Log: log,
 		Backfills: &BackfillOptions{Unended: []*Backfill{b}, Pending: 100, Mappings: map[string]BackfillMapping{mapping: {Schema: "s", Name: name, Points: true}}}})
-	s.deliverer = s.hand
+	s.deliverer, s.atOnce = s.hand, 1
 	return &fillSession{session: s, f: s.fills.list[0], table: &Table{Schema: "s", Name: name, Columns: []Column{{Name: "id"}}}, lsn: 1000}
 }
 

@@ -22,6 +22,10 @@ const (
 	maxQueuedLetters    = 1000
 )
 
+// submitAtOnce records go to the deliverer together, while changes come without a pause: what it locks, and asks whether there is room, is then for many. They
+// wait for Dry, or Room, at most.
+const submitAtOnce = 64
+
 // Pipeline joins source, mapping, delivery and state: it reads, maps, delivers, settles, writes the checkpoint and lets the source
 // confirm it. It is the Sink of its source. Make it with NewPipeline, run it once.
 type Pipeline struct {
@@ -49,6 +53,8 @@ type Pipeline struct {
 	counting  []tally             // the reader's goroutine only
 	settledAt map[RecordKey]bool  // Partial of the first checkpoint; the reader's goroutine only
 	out       Output              // the reader's goroutine only
+	ready     []*Record           // made and not submitted yet; the reader's goroutine only
+	atOnce    int                 // so many are submitted together
 	spare     spareRecords
 
 	confirmed atomic.Uint64
@@ -95,7 +101,7 @@ func NewPipeline(o PipelineOptions) *Pipeline {
 	cp := o.Saved.Checkpoint
 	p := &Pipeline{
 		mapper: o.Mapper, store: o.Store, alarms: o.Alarms, log: o.Log, lineage: cp.Lineage, mappings: o.Mappings,
-		known: o.Saved.Known, settledAt: map[RecordKey]bool{},
+		known: o.Saved.Known, settledAt: map[RecordKey]bool{}, atOnce: submitAtOnce,
 		finished: make(chan struct{}), due: make(chan struct{}, 1), lettered: o.Lettered,
 	}
 	for _, k := range cp.Partial {
@@ -257,7 +263,23 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 				open.settle(r.RecordID)
 			}
 		}
-		p.deliverer.Submit(p.out.Records)
+		p.submit(p.out.Records)
+	}
+}
+
+// submit takes records for the deliverer. It does not keep the slice.
+func (p *Pipeline) submit(records []*Record) {
+	p.ready = append(p.ready, records...)
+	if len(p.ready) >= p.atOnce {
+		p.handOver()
+	}
+}
+
+func (p *Pipeline) handOver() {
+	if len(p.ready) > 0 {
+		p.deliverer.Submit(p.ready)
+		clear(p.ready)
+		p.ready = p.ready[:0]
 	}
 }
 
@@ -357,10 +379,17 @@ func (p *Pipeline) advance(lsn LSN) {
 }
 
 // Dry lets what waits for a fuller batch go out.
-func (p *Pipeline) Dry() { p.deliverer.Flush() }
+func (p *Pipeline) Dry() {
+	p.handOver()
+	p.deliverer.Flush()
+}
 
 // Room gives nil when the next change may come.
 func (p *Pipeline) Room() <-chan struct{} {
+	if len(p.ready) > 0 && !p.letters.isFull.Load() && (p.fills == nil || p.fills.handing == nil) {
+		return nil // there was when the first of them came
+	}
+	p.handOver()
 	room := p.roomNow()
 	if p.fills != nil && p.fills.handing != nil { // a chunk's rows come before the next change
 		for ; room == nil && p.fills.handNext(); room = p.roomNow() {
@@ -376,13 +405,13 @@ func (p *Pipeline) roomNow() <-chan struct{} {
 	return p.deliverer.Room()
 }
 
-// Settle notes that a record needs no more work. The deliverer calls it once for each record it was given, after what must be
-// on disk (a dead letter) is there, and does not touch the record any more.
-func (p *Pipeline) Settle(r *Record) {
+// Settle notes that records need no more work. The deliverer names each record it was given once, after what must be
+// on disk (a dead letter) is there, and does not touch the record any more. It does not keep the slice.
+func (p *Pipeline) Settle(records []*Record) {
 	if !settlesUnsent {
-		r.change.settle(r.RecordID)
+		settleAll(records)
 	}
-	p.spare.put(r)
+	p.spare.put(records)
 	p.checkDue()
 }
 
@@ -521,10 +550,12 @@ type spareRecords struct {
 	list []*Record
 }
 
-func (s *spareRecords) put(r *Record) {
-	r.clear()
+func (s *spareRecords) put(records []*Record) {
+	for _, r := range records {
+		r.clear()
+	}
 	s.mu.Lock()
-	s.list = append(s.list, r)
+	s.list = append(s.list, records...)
 	s.mu.Unlock()
 }
 

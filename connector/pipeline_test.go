@@ -20,6 +20,7 @@ type script struct {
 
 func (s *script) Run(ctx context.Context, sink Sink) error {
 	s.play(sink)
+	sink.Dry()
 	close(s.done)
 	<-ctx.Done()
 	<-sink.Finished()
@@ -54,7 +55,7 @@ func (oneEach) Map(c *Change, part Part, out *Output) {
 
 // post delivers at once what it is told to, and keeps the rest.
 type post struct {
-	settle func(*Record)
+	settle func([]*Record)
 	mu     sync.Mutex
 	got    []*Record
 	keep   bool
@@ -71,7 +72,7 @@ func (p *post) Submit(records []*Record) {
 	p.mu.Unlock()
 	for _, r := range records {
 		if !keep {
-			p.settle(r)
+			p.settle([]*Record{r})
 		}
 	}
 }
@@ -241,7 +242,7 @@ func TestConfirmsOnlyWhatIsStored(t *testing.T) {
 	if !cp.Covers(Position{10, 0}) || cp.Covers(Position{20, 0}) || !cp.Covers(Position{30, 0}) || cp.Flush != 15 {
 		t.Fatalf("checkpoint %+v", cp)
 	}
-	s.Settle(s.post.got[0])
+	s.Settle(s.post.got[:1])
 	if err := s.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -349,11 +350,48 @@ func TestEditedMappingMeetsKnownRecords(t *testing.T) {
 					out.Records = append(out.Records, &Record{RecordID: id, Kind: c.kind})
 				}
 			})})
-		s.deliverer = s.hand
+		s.deliverer, s.atOnce = s.hand, 1
 		s.transaction(t, 10, "m")
 		letters := s.letters.take()
 		if len(letters) != c.letters || len(s.hand.open) != c.records || (s.checkpoint().Settled == Position{10, 0}) != c.settled {
 			t.Errorf("%s: %d letters, %d records, checkpoint %+v", name, len(letters), len(s.hand.open), s.checkpoint())
 		}
+	}
+}
+
+// TestSubmittedTogether: records of changes that come without a pause go to the deliverer some at a time, in order, none is left when the source asks for room and
+// there is none, or runs dry; and the rows of a change stay together.
+func TestSubmittedTogether(t *testing.T) {
+	d := &hand{}
+	p := NewPipeline(PipelineOptions{Mapper: plain{}, Saved: &Saved{Checkpoint: &Checkpoint{}}, Alarms: NewAlarms(slog.New(slog.DiscardHandler)), Log: slog.New(slog.DiscardHandler)})
+	p.deliverer = d
+	c := &Change{Table: &Table{}}
+	const rows = 10*submitAtOnce + 3
+	for i := range LSN(rows) {
+		if p.Room() != nil {
+			t.Fatal("there is no room")
+		}
+		c.Position.Commit = i + 1
+		if err := p.Change(c); err != nil {
+			t.Fatal(err)
+		}
+		if behind := int(i) + 1 - len(d.open); behind >= submitAtOnce {
+			t.Fatalf("%d records wait", behind)
+		}
+	}
+	p.Dry()
+	if len(d.open) != rows {
+		t.Fatalf("%d records were submitted, of %d", len(d.open), rows)
+	}
+	for i, r := range d.open {
+		if r.Position.Commit != LSN(i+1) {
+			t.Fatalf("record %d is of %s", i, r.Position)
+		}
+	}
+	// Settled in two orders, the checkpoint covers all.
+	p.Settle(d.open[rows/2:])
+	p.Settle(d.open[:rows/2])
+	if cp := p.tracker.checkpoint(); cp.Settled.Commit != rows || len(cp.Ranges) > 0 {
+		t.Errorf("settled up to %s, %d ranges", cp.Settled, len(cp.Ranges))
 	}
 }

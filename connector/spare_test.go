@@ -28,10 +28,8 @@ func TestRowAllocations(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.Commit(c.Position.Commit, c.Position.Commit, time.Time{})
-		if len(d.open) == 100 {
-			for _, r := range d.open {
-				p.Settle(r)
-			}
+		if len(d.open) >= 100 {
+			p.Settle(d.open)
 			d.open = d.open[:0]
 		}
 	}

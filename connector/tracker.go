@@ -61,13 +61,16 @@ func newTracker(cp *Checkpoint, settled *atomic.Uint64) *tracker {
 }
 
 // skip reports whether the change at p needs nothing more: this process has read it already, or the checkpoint that
-// it started from covers it.
+// it started from covers it. The reader's goroutine only, which alone writes read and inherited, and so may look at them without the lock.
 func (t *tracker) skip(p Position, at time.Time) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if p.Compare(t.read) <= 0 {
 		return true
 	}
+	if len(t.inherited) == 0 {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for len(t.inherited) > 0 && t.inherited[0].To.Compare(p) < 0 {
 		t.inherited = t.inherited[1:]
 	}
@@ -124,6 +127,33 @@ func (c *openChange) settle(id RecordID) {
 	t := c.tracker
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.settle(c, id)
+}
+
+// settleAll settles records, those of one tracker that stand together under one lock.
+func settleAll(records []*Record) {
+	for len(records) > 0 {
+		c, ok := records[0].change.(*openChange)
+		if !ok {
+			records[0].change.settle(records[0].RecordID)
+			records = records[1:]
+			continue
+		}
+		t := c.tracker
+		t.mu.Lock()
+		for ok && c.tracker == t {
+			t.settle(c, records[0].RecordID)
+			if records = records[1:]; len(records) == 0 {
+				break
+			}
+			c, ok = records[0].change.(*openChange)
+		}
+		t.mu.Unlock()
+	}
+}
+
+// settle is openChange.settle; the caller holds mu.
+func (t *tracker) settle(c *openChange, id RecordID) {
 	if c.waiting--; c.waiting > 0 {
 		c.done = append(c.done, id.Key())
 		return

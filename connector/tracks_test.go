@@ -34,7 +34,7 @@ func newSession(cp *Checkpoint) *session {
 	log := slog.New(slog.DiscardHandler)
 	s := &session{hand: &hand{}}
 	s.Pipeline = NewPipeline(PipelineOptions{Mapper: oneEach{}, Store: &drawer{}, Saved: &Saved{Checkpoint: cp}, Alarms: NewAlarms(log), Log: log})
-	s.deliverer = s.hand
+	s.deliverer, s.atOnce = s.hand, 1
 	return s
 }
 

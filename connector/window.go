@@ -416,7 +416,7 @@ func (fs *fills) submit(w *window) {
 	if len(fs.records) > 0 {
 		fs.p.records.Add(uint64(len(fs.records)))
 		fs.p.countRecords(fs.records)
-		fs.p.deliverer.Submit(fs.records)
+		fs.p.submit(fs.records)
 		clear(fs.records)
 		fs.records = fs.records[:0]
 	}

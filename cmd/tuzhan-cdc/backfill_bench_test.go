@@ -96,7 +96,7 @@ func startFilling(b *testing.B, db *pgtest.DB, set *mapping.Set, cfg postgres.Co
 	var pipeline *connector.Pipeline
 	d := delivery.New(delivery.Config{Concurrency: 4, PointConcurrency: 16, MaxBatch: 500, MaxBatchBytes: 1 << 20, MaxPending: 20_000, MaxPendingBytes: 8 << 20,
 		BackoffInitial: 200 * time.Millisecond, BackoffMax: 30 * time.Second, GiveUpAfter: time.Minute, MaxDeadLetters: 100, ShutdownTimeout: time.Second},
-		delivery.Ports{Platform: taker{}, Store: store, Settle: func(r *connector.Record) { pipeline.Settle(r) }, CountOpen: store.Counted, Hold: func(_, _ string) {}, Counters: connector.NewCounters(nil), Alarms: alarms, Log: log}, 0)
+		delivery.Ports{Platform: taker{}, Store: store, Settle: func(r []*connector.Record) { pipeline.Settle(r) }, CountOpen: store.Counted, Hold: func(_, _ string) {}, Counters: connector.NewCounters(nil), Alarms: alarms, Log: log}, 0)
 	pipeline = connector.NewPipeline(connector.PipelineOptions{Mapper: newMapper(set), Store: store, Saved: saved, Mappings: set.Names(), Alarms: alarms, Log: log,
 		Backfills: &connector.BackfillOptions{Store: store, Rows: &postgres.Rows{DSN: db.DSN(), Publications: p.Publications}, Pending: 5000,
 			Mappings: map[string]connector.BackfillMapping{"order-paid": {Schema: "crm", Name: "orders", Fingerprint: "1", Snapshot: true}}}})

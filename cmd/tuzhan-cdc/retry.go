@@ -415,7 +415,7 @@ func sendHere(ctx context.Context, c *cobra.Command, cfg *config.Config, store *
 		return err
 	}
 	alarms := connector.NewAlarms(log)
-	d := delivery.New(deliveryConfig(cfg, 25*time.Second), delivery.Ports{Platform: client, Store: store, Settle: func(*connector.Record) {},
+	d := delivery.New(deliveryConfig(cfg, 25*time.Second), delivery.Ports{Platform: client, Store: store, Settle: func([]*connector.Record) {},
 		CountOpen: store.Counted, Hold: func(_, _ string) {}, Counters: connector.NewCounters(nil), Alarms: alarms, Log: log}, 0)
 	retry := newRetrier(&retrier{store: store, delivery: d, set: cfg.Mappings, mapper: mapperFor(cfg, cp.Lineage, zone, nil),
 		most: min(mostRetried, cfg.Delivery.MaxPending), mostBytes: cfg.Delivery.MaxPendingBytes, alarms: alarms, log: log})

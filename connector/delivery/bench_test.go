@@ -34,7 +34,7 @@ func BenchmarkDelivery(b *testing.B) {
 			var settled sync.WaitGroup
 			settled.Add(b.N)
 			d := New(Config{Concurrency: 4, PointConcurrency: 16, MaxBatch: 500, MaxBatchBytes: 1 << 20, MaxPending: 20_000, MaxPendingBytes: 8 << 20,
-				BackoffInitial: 1, BackoffMax: 1, MaxDeadLetters: 10}, Ports{Platform: instant{}, Store: newMemory(), Settle: func(*connector.Record) { settled.Done() },
+				BackoffInitial: 1, BackoffMax: 1, MaxDeadLetters: 10}, Ports{Platform: instant{}, Store: newMemory(), Settle: func(rs []*connector.Record) { settled.Add(-len(rs)) },
 				CountOpen: func(context.Context) (int, error) { return 0, nil }, Counters: connector.NewCounters(nil), Alarms: connector.NewAlarms(log), Log: log}, 0)
 			ctx, cancel := context.WithCancel(b.Context())
 			done := make(chan error)

@@ -43,9 +43,9 @@ type Config struct {
 type Ports struct {
 	Platform connector.Platform
 	Store    connector.Store
-	// Settle is called once for each record that was submitted and needs no more work, before a record behind it is sent. It must not block or call back.
-	// It may use the record again: the Delivery does not look at it any more.
-	Settle func(*connector.Record)
+	// Settle names each record that was submitted and needs no more work once, before a record behind it is sent. It must not block, call back or keep the
+	// slice. It may use the records again: the Delivery does not look at them any more.
+	Settle func([]*connector.Record)
 	// CountOpen counts the open dead letters in the store that count for MaxDeadLetters.
 	CountOpen func(context.Context) (int, error)
 	// Hold has a mapping held, many of whose records failed alone. It must not block or call back.
@@ -75,7 +75,8 @@ type Delivery struct {
 	// failing records fail alone and are not settled; their payloads have failingBytes.
 	failing, failingBytes int
 
-	woken []*endpoint // scratch
+	woken   []*endpoint         // scratch
+	settled []*connector.Record // scratch
 }
 
 // count is what is known of one mapping's records.
@@ -249,7 +250,7 @@ func (d *Delivery) settle(items []*item, letters map[*item]*connector.DeadLetter
 		}
 	}
 	d.mu.Lock()
-	woken := d.woken[:0]
+	woken, done := d.woken[:0], d.settled[:0]
 	var retries []retried
 	for _, it := range items {
 		c := d.count(it.rec.Mapping)
@@ -259,10 +260,17 @@ func (d *Delivery) settle(items []*item, letters map[*item]*connector.DeadLetter
 			c.inARow = 0
 		}
 		if it.retry == nil {
-			d.ports.Settle(it.rec)
-			it.rec = nil // it is used again
+			done = append(done, it.rec)
 		} else {
 			retries = append(retries, retried{it.retry.Done, letters[it]})
+		}
+	}
+	d.ports.Settle(done)
+	clear(done)
+	d.settled = done
+	for _, it := range items {
+		if it.retry == nil {
+			it.rec = nil // it is used again
 		}
 		woken = d.queue.settle(it, woken)
 		if it.failure != nil && it.failure.alone {

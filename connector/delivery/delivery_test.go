@@ -223,7 +223,11 @@ func start(t *testing.T, cfg Config, answer func(n int, req *connector.Request) 
 	r := &rig{store: newMemory(), settled: make(chan *connector.Record, 300_000)}
 	r.fake = &fake{t: t, store: r.store, answer: answer, inFlight: map[uint64]bool{}}
 	log := slog.New(slog.DiscardHandler)
-	r.Delivery = New(cfg, Ports{Platform: r.fake, Store: r.store, Settle: func(rec *connector.Record) { r.settled <- rec },
+	r.Delivery = New(cfg, Ports{Platform: r.fake, Store: r.store, Settle: func(recs []*connector.Record) {
+		for _, rec := range recs {
+			r.settled <- rec
+		}
+	},
 		CountOpen: r.store.open, Hold: r.hold, Counters: connector.NewCounters(nil), Alarms: connector.NewAlarms(log), Log: log}, 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)

@@ -17,7 +17,11 @@ func TestSettledBeforeTheNextGoes(t *testing.T) {
 	})
 	told := make(chan [2]int, 2)
 	rig.Delivery.mu.Lock()
-	rig.ports.Settle = func(r *connector.Record) { told <- [2]int{int(r.Position.Index), rig.queue.pending} }
+	rig.ports.Settle = func(rs []*connector.Record) {
+		for _, r := range rs {
+			told <- [2]int{int(r.Position.Index), rig.queue.pending}
+		}
+	}
 	rig.Delivery.mu.Unlock()
 	rig.Submit([]*connector.Record{group(1, "add", 7)})
 	rig.Submit([]*connector.Record{group(2, "delete", 7)})

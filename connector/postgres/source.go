@@ -172,6 +172,7 @@ func (s *Source) Run(ctx context.Context, sink connector.Sink) error {
 			return Explain(err)
 		}
 		s.reconnects.Add(1)
+		sink.Dry() // what has come need not wait for the next connection
 		switch {
 		case slotInUse(err):
 			s.setState("waiting")

@@ -32,13 +32,18 @@ func (e usageError) Unwrap() error { return e.error }
 // quietError is a failure that was printed already: only the exit code is left to say.
 var errQuiet = errors.New("failed")
 
+// beforeExit is for the build tag pprof.
+var beforeExit = func() {}
+
 func main() {
 	cobra.EnableCommandSorting = false // --help has them in the order in which they are come to
 	log.SetOutput(io.Discard)          // net/http writes what a server sent out of turn to the global logger
 	// A second signal takes the default way: it ends the process at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	os.Exit(execute(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
+	code := execute(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})
+	beforeExit()
+	os.Exit(code)
 }
 
 // streams are where a command reads and writes.

@@ -4,15 +4,13 @@ package main
 
 import (
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"runtime/pprof"
-	"syscall"
 )
 
 // With the build tag pprof (go build -tags pprof ./cmd/tuzhan-cdc) the program writes cpu.pprof and allocs.pprof into the directory
-// TUZHAN_CDC_PROFILE when it is told to stop. A released program has no profiler.
+// TUZHAN_CDC_PROFILE when it ends. A released program has no profiler.
 func init() {
 	dir := os.Getenv("TUZHAN_CDC_PROFILE")
 	if dir == "" {
@@ -26,10 +24,7 @@ func init() {
 	if err := pprof.StartCPUProfile(cpu); err != nil {
 		panic(err)
 	}
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, syscall.SIGTERM)
-	go func() {
-		<-stop
+	beforeExit = func() {
 		pprof.StopCPUProfile()
 		allocs, err := os.Create(filepath.Join(dir, "allocs.pprof"))
 		if err != nil {
@@ -39,5 +34,5 @@ func init() {
 			panic(err)
 		}
 		_ = allocs.Close()
-	}()
+	}
 }

@@ -22,6 +22,13 @@ var plainByte = func() (plain [256]bool) {
 
 // appendQuoted writes text as a JSON string. What is no UTF-8 becomes U+FFFD; a column's value that is none does not come so far (row.read).
 func appendQuoted(dst, text []byte) []byte {
+	plain := 0
+	for plain < len(text) && text[plain] < utf8.RuneSelf && plainByte[text[plain]] {
+		plain++
+	}
+	if plain == len(text) { // most are: phone numbers, codes
+		return append(append(append(dst, '"'), text...), '"')
+	}
 	if !utf8.Valid(text) {
 		text = bytes.ToValidUTF8(text, []byte("\ufffd"))
 	}

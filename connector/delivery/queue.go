@@ -18,6 +18,7 @@ type queue struct {
 	// batched are the ends that take more than one record a request.
 	batched []*endpoint
 	serial  uint64 // number of the record submitted last
+	last    *lane  // the one that was asked for last: records of one mapping come together, mostly
 
 	pending      int // records that are not settled
 	pendingBytes int
@@ -230,9 +231,14 @@ func (q *queue) overtaken(rec *connector.Record) bool {
 }
 
 func (q *queue) lane(key laneKey, end *endpoint, alone bool) *lane {
+	if q.last != nil && q.last.key == key {
+		return q.last
+	}
 	l := q.lanes[key]
+	q.last = l
 	if l == nil {
 		l = &lane{key: key, end: end, alone: alone}
+		q.last = l
 		q.lanes[key] = l
 		end.lanes = append(end.lanes, l)
 	}

@@ -95,6 +95,9 @@ func (b *binder) program(e *expression) *program { return e.compile(b.table, b.o
 
 func (o *objectPlan) add(f field, value encoder, node strict.Node) {
 	key := append(appendQuoted([]byte{','}, []byte(f.name)), ':')
+	if constant, ok := value.(literalPlan); ok && !f.customer {
+		key, value = append(key, constant...), nil
+	}
 	o.fields = append(o.fields, entry{name: f.name, first: key[1:], next: key, value: value, required: f.required, customer: f.customer,
 		needs: -1, node: node})
 }

@@ -192,16 +192,17 @@ func (m *mapper) apply(b *bound, out *connector.Output) error {
 	if b.kind == connector.GroupRelation {
 		return m.groupRelation(b, out)
 	}
-	payload, err := m.encode(b, m.buffer[:0])
-	m.buffer = payload
-	if err != nil {
+	rec := out.Record()
+	var err error
+	if rec.Payload, err = m.encode(b, rec.Payload[:0]); err != nil {
+		out.Recycle(rec)
 		return err
 	}
 	envelope := ""
 	if b.kind == connector.Event {
 		envelope = b.envelope
 	}
-	m.record(b, out, payload, 0, envelope, "")
+	m.finish(b, out, rec, 0, envelope, "")
 	return nil
 }
 
@@ -239,14 +240,20 @@ func areAll(names []string) string {
 	return strings.Join(names, ", ") + " are all"
 }
 
+// record makes a record with a copy of a payload.
 func (m *mapper) record(b *bound, out *connector.Output, payload []byte, number int, envelope, optType string) {
+	rec := out.Record()
+	rec.Payload = append(rec.Payload, payload...)
+	m.finish(b, out, rec, number, envelope, optType)
+}
+
+// finish makes a record of one that has its payload.
+func (m *mapper) finish(b *bound, out *connector.Output, rec *connector.Record, number int, envelope, optType string) {
 	r := &m.row
 	c := r.change
-	rec := out.Record()
 	rec.RecordID = connector.RecordID{Mapping: b.name, Position: c.Position, CommitTime: c.CommitTime, Number: number,
 		Backfill: c.Backfill, Row: c.Row}
 	rec.Kind, rec.Envelope, rec.OptType, rec.Decrease, rec.Resend, rec.Table = b.kind, envelope, optType, r.decrease, b.resend, b.tableName
-	rec.Payload = append(rec.Payload, payload...)
 	rec.Keys = append(rec.Keys, r.keys...)
 	out.Records = append(out.Records, rec)
 }

@@ -24,8 +24,8 @@ type objectPlan struct {
 
 type entry struct {
 	name        string
-	first, next []byte // "name": and ,"name":
-	value       encoder
+	first, next []byte  // "name": and ,"name":
+	value       encoder // nil: it is a constant, and stands in first and next
 	required    bool
 	customer    bool
 	needs       int // index of the field that must come with it; -1: none
@@ -45,6 +45,12 @@ func (o *objectPlan) encode(dst []byte, r *row) ([]byte, bool, error) {
 			dst = append(dst, f.first...)
 		} else {
 			dst = append(dst, f.next...)
+		}
+		if f.value == nil {
+			if i < 64 {
+				sent |= 1 << i
+			}
+			continue
 		}
 		value := len(dst)
 		var ok bool

@@ -83,11 +83,20 @@ func (f *flow) runs(now time.Time, read int) bool {
 // arrived is what has come on a connection in all.
 type arrived struct{ bytes, segments uint64 }
 
-// gather pauses, while data flows, where what came since the last look came in small segments, and fits the window to what comes in a pause.
+// gather pauses, while data flows, where what came since the last look came in small segments, and fits the window to what comes in a pause. An error ends bursts for
+// good: the system does not do what they need.
 func (f *flow) gather() error {
 	if f.raw == nil { // rows come as they come; their batches gather all the same
 		return nil
 	}
+	err := f.pace()
+	if err != nil {
+		f.raw = nil
+	}
+	return err
+}
+
+func (f *flow) pace() error {
 	now, err := arrivedOn(f.raw)
 	if err != nil {
 		return err
@@ -128,7 +137,7 @@ func (f *flow) resize(window int) error {
 // errHalted says that messages stopped in their middle, again and again, so that the small window may be what halts them.
 var errHalted = errors.New("messages of the server stopped in their middle again and again")
 
-// halted notes that a message has stopped in its middle. errHalted says that bursts are over for good.
+// halted notes that a message has stopped in its middle. An error, errHalted, ends bursts for good.
 func (f *flow) halted() error {
 	if f.window == 0 {
 		return nil
@@ -136,10 +145,7 @@ func (f *flow) halted() error {
 	if f.halts++; f.halts < haltsMost {
 		return nil
 	}
-	err := f.resize(wideWindow)
+	_ = f.resize(wideWindow) // where it fails the window stays as it is
 	f.raw, f.window = nil, 0
-	if err != nil {
-		return err
-	}
 	return errHalted
 }

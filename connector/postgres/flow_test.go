@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -159,5 +161,68 @@ func TestGather(t *testing.T) {
 	}
 	if err := f.halted(); err != nil {
 		t.Errorf("bursts end twice: %v", err)
+	}
+}
+
+// TestPartlyCame: a message that stops in its middle for a tick, three times, ends bursts, and is counted; one that goes on, and silence between two messages, do not.
+func TestPartlyCame(t *testing.T) {
+	if !canNarrow {
+		t.Skip("this system reads nothing in bursts")
+	}
+	_, client := narrowedPair(t)
+	var told bytes.Buffer
+	src := &Source{log: slog.New(slog.NewTextHandler(&told, nil))}
+	f := &frames{buf: make([]byte, framesBuffer)}
+	s := &stream{src: src, frames: f, flow: burstsOf(client)}
+	if err := s.flow.resize(leastWindow); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1000, 0)
+	come := func(b ...byte) { f.end += copy(f.buf[f.end:], b); f.read += len(b) }
+	pass := func(ticks int) {
+		for range ticks {
+			now = now.Add(tick)
+			s.partly(now)
+		}
+	}
+	pass(10) // silence
+	come('d', 0, 0, 0, 9)
+	pass(1)
+	for range 4 { // slow, but it goes on
+		come(1)
+		pass(1)
+	}
+	come(1) // all of it is here
+	pass(10)
+	if src.fallbacks.Load() != 0 {
+		t.Fatal("bursts end without a halt")
+	}
+	f.start = f.end // it is read
+	come('d', 0, 0)
+	pass(haltsMost)
+	if s.flow.raw == nil {
+		t.Fatal("bursts end too soon")
+	}
+	if pass(1); s.flow.raw != nil || src.fallbacks.Load() != 1 || src.inBursts() || !strings.Contains(told.String(), "given up") {
+		t.Errorf("%d fallbacks: %s", src.fallbacks.Load(), told.String())
+	}
+	if pass(10); src.fallbacks.Load() != 1 {
+		t.Errorf("%d fallbacks", src.fallbacks.Load())
+	}
+}
+
+// TestNoBursts: a system that can't do what bursts need is read as it comes.
+func TestNoBursts(t *testing.T) {
+	if !canNarrow {
+		t.Skip("this system reads nothing in bursts")
+	}
+	_, client := narrowedPair(t)
+	f := burstsOf(client)
+	client.Close()
+	if err := f.gather(); err == nil || f.raw != nil {
+		t.Fatalf("%v, %+v", err, f)
+	}
+	if err := f.gather(); err != nil {
+		t.Fatal(err)
 	}
 }

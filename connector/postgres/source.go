@@ -39,7 +39,7 @@ type Config struct {
 	Waiting func(bool)
 	// ColumnLists is source.columnLists: the publications name only the columns that the mappings read, and those of the replica identity.
 	ColumnLists bool
-	// ReadInBursts is source.readInBursts: while data flows from this machine, without TLS, the stream waits for more before it reads.
+	// ReadInBursts is source.readInBursts: while data flows from this machine, without TLS, it is read through a small window, and with pauses.
 	ReadInBursts bool
 	// TimeZone, where it is set, is called from Prepare with the database's setting before anything is changed; an error of it ends Prepare.
 	TimeZone func(string) error
@@ -88,7 +88,7 @@ type Status struct {
 	WALEnd, Confirmed connector.LSN
 	// Truncates counts TRUNCATE messages, Reconnects connections that were lost.
 	Truncates, Reconnects uint64
-	// BurstFallbacks is 1 once reading in bursts was given up because the server halted while the stream waited for more.
+	// BurstFallbacks is 1 once reading in bursts was given up: messages stopped in their middle, or the system lacks what it needs.
 	BurstFallbacks uint64
 	// Reported is how long ago the server was told how far things have got. While State is streaming that is every second, whatever is waited for.
 	Reported time.Duration

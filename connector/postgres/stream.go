@@ -106,9 +106,7 @@ func (s *stream) run(ctx context.Context) error {
 			if err := s.quiet(now); err != nil {
 				return err
 			}
-			if err := s.partly(now); err != nil {
-				return err
-			}
+			s.partly(now)
 			s.deadline(ctx, tick)
 			continue
 		}
@@ -197,32 +195,33 @@ func (s *stream) gather(ctx context.Context, now time.Time) error {
 	if err := s.report(now); err != nil {
 		return err
 	}
-	err := s.flow.gather()
+	s.burstsEnd(s.flow.gather())
 	if s.flow.raw == nil {
 		s.deadline(ctx, flowDry/2)
 	} else {
 		s.deadline(ctx, burstEnd)
 	}
-	return err
+	return nil
 }
 
 // partly acts on a message that has stopped in its middle for a tick: no server waits there by itself.
-func (s *stream) partly(now time.Time) error {
+func (s *stream) partly(now time.Time) {
 	if s.frames.read != s.stuckRead {
 		s.stuckRead, s.stuckAt = s.frames.read, now
-		return nil
+		return
 	}
-	if !s.frames.partly() || now.Sub(s.stuckAt) < tick {
-		return nil
+	if s.frames.partly() && now.Sub(s.stuckAt) >= tick {
+		s.stuckAt = now
+		s.burstsEnd(s.flow.halted())
 	}
-	s.stuckAt = now
-	err := s.flow.halted()
-	if err != errHalted {
-		return err
+}
+
+// burstsEnd tells that bursts are over for good, where there is a reason.
+func (s *stream) burstsEnd(reason error) {
+	if reason != nil {
+		s.src.fallbacks.Add(1)
+		s.src.log.Warn("reading in bursts is given up until the next start or reload", "reason", reason, "cure", "nothing to do; source.readInBursts: false keeps it off")
 	}
-	s.src.fallbacks.Add(1)
-	s.src.log.Warn("reading in bursts is given up until the next start or reload", "reason", err, "cure", "nothing to do; source.readInBursts: false keeps it off")
-	return nil
 }
 
 // dry says that there is nothing more to read for now.

@@ -123,7 +123,7 @@ var (
 	walRate       = gauge("wal_bytes_per_second", "How fast the server writes WAL, the mean of the last ten minutes. Absent until it was measured.")
 	outageAllowed = gauge("outage_allowed_seconds", "How long connector or platform may be away at that rate before the budget is used up or the slot is in danger. Absent where it is not known.")
 	reconnects    = counter("source_reconnects_total", "How often the stream from PostgreSQL was interrupted.")
-	fallbacks     = counter("source_burst_fallbacks_total", "How often reading in bursts was given up because the server halted meanwhile.")
+	fallbacks     = counter("source_burst_fallbacks_total", "How often reading in bursts was given up because messages stopped in their middle.")
 	gaps          = gauge("gaps", "Stretches of the WAL that are recorded, for good, as not seen. Absent while the state can't be read.")
 
 	checkpointAt   = gauge("checkpoint_timestamp_seconds", "When the checkpoint on disk was written. Absent before the first.")

@@ -61,7 +61,7 @@ type Snapshot struct {
 	Token *Token `json:"token,omitempty"`
 	// Reconnects counts how often the stream from PostgreSQL was interrupted, since the configuration was read last.
 	Reconnects uint64 `json:"reconnects"`
-	// BurstFallbacks is 1 where reading in bursts was given up, since the configuration was read last, because the server halted meanwhile.
+	// BurstFallbacks is 1 where reading in bursts was given up, since the configuration was read last, because messages stopped in their middle or the system lacks what it needs.
 	BurstFallbacks uint64               `json:"burstFallbacks"`
 	Alarms         []connector.Alarm    `json:"alarms"`
 	LastErr        *connector.LastError `json:"lastError"`

@@ -190,7 +190,7 @@ func (l *loader) sourceKeys() []entry {
 		key("columnLists", boolean(&s.ColumnLists),
 			"`true` (PostgreSQL 15 or newer): the publications name only the columns that mappings read, and those of the replica identity, so that no other column leaves the database. See [Column lists](#column-lists)"),
 		key("readInBursts", boolean(&s.ReadInBursts),
-			"while much comes, from this machine and without TLS, the stream waits up to 4 ms for more before it reads, which saves PostgreSQL and the connector most of their work. `false` turns it off. See [Speed](#speed)"),
+			"while much comes, from this machine and without TLS, the stream pauses for 4 ms at times, and is read through a small window, which saves PostgreSQL and the connector most of their work. `false` turns it off. See [Speed](#speed)"),
 		key("snapshot", enum(&s.Snapshot, "never", "initial"),
 			"`initial`: at the first start of the connector (when there is no state yet) all mappings with `snapshot` in their `on` are backfilled, once. See [Backfill](#backfill-the-rows-that-are-already-there)"),
 		key("backfillDSN", l.secret(&s.BackfillDSN, "PostgreSQL URL or keyword string"),

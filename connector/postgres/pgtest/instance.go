@@ -73,6 +73,23 @@ func Private(t testing.TB, settings ...string) *PrivateInstance {
 	return &PrivateInstance{Instance: Instance{host: cluster, private: true}, cluster: cluster}
 }
 
+// Follower starts a streaming standby of the server, which goes with the test.
+func (s *PrivateInstance) Follower(t testing.TB) *PrivateInstance {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	cluster, err := s.cluster.Standby(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cluster.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &PrivateInstance{Instance: Instance{host: cluster, private: true}, cluster: cluster}
+}
+
 // outageTimeout bounds a stop or a start. A fast stop that takes longer is held up by a client (fact F15).
 const outageTimeout = 30 * time.Second
 

@@ -47,6 +47,20 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("throwaway PostgreSQL: %w", err)
 	}
+	l, err := newLocal(o, bin, who)
+	if err != nil {
+		return nil, err
+	}
+	password := newPassword()
+	if err := l.create(ctx, password, settings); err != nil {
+		return nil, errors.Join(fmt.Errorf("create a PostgreSQL cluster in %s: %w", l.dir, err), l.remove())
+	}
+	return bring(ctx, o, l.port, password, l)
+}
+
+// newLocal makes the directory of a cluster.
+func newLocal(o Options, bin string, who *account) (*local, error) {
+	var err error
 	port := o.Port
 	if port == 0 {
 		if port, err = FreePort(); err != nil {
@@ -58,15 +72,33 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, fmt.Errorf("throwaway PostgreSQL: %w", err)
 	}
 	l := &local{dir: dir, bin: bin, port: port, account: who}
-	l.forget, err = AfterDeath(clearUp, dir)
-	if err != nil {
+	if l.forget, err = AfterDeath(clearUp, dir); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	password := newPassword()
-	if err := l.create(ctx, password, settings); err != nil {
-		return nil, errors.Join(fmt.Errorf("create a PostgreSQL cluster in %s: %w", dir, err), l.remove())
+	return l, nil
+}
+
+// Standby makes a cluster that is a streaming standby of this one, which runs, and starts it; its users and passwords are this one's. It uses no slot: keep the
+// primary running.
+func (c *Cluster) Standby(ctx context.Context) (*Cluster, error) {
+	of, ok := c.backend.(*local)
+	if !ok {
+		return nil, errNoCopy
 	}
-	return bring(ctx, o, port, password, l)
+	l, err := newLocal(Options{}, of.bin, of.account)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(l.bin, "pg_basebackup")); err != nil { // what stands there may be links to where all programs are
+		if real, err := filepath.EvalSymlinks(filepath.Join(l.bin, "postgres")); err == nil {
+			l.bin = filepath.Dir(real)
+		}
+	}
+	cmd := l.command(ctx, "pg_basebackup", "--pgdata="+l.data(), "--dbname="+c.DSN(""), "--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w: %s", cmd.Path, err, tail(out)), l.remove())
+	}
+	return bring(ctx, Options{Log: c.log}, l.port, c.password, l)
 }
 
 // clearUp stops the postmaster of directory $1 and removes the directory. postmaster.pid may be stale, so where the system shows a

@@ -3,12 +3,14 @@ package main
 import (
 	"fmt"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
+	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
 )
 
@@ -19,6 +21,21 @@ func (r *rig) inject(f platformsim.Fault) (id int) {
 		r.t.Fatal(err)
 	}
 	return id
+}
+
+// saved reads what the state file tells a program that would start now.
+func (r *rig) saved() *connector.Saved {
+	r.t.Helper()
+	reader, err := state.OpenReader(r.t.Context(), state.Location{Path: filepath.Join(filepath.Dir(r.file), "state.db")})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer reader.Close()
+	saved, err := reader.Load(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return saved
 }
 
 // uuids counts how often each event was applied.
@@ -62,8 +79,9 @@ func TestFailingRecordHoldsTheCheckpoint(t *testing.T) {
 			t.Errorf("an alarm with row data: %s", a.Text)
 		}
 	}
-	written := r.status().Checkpoint.Written
-	r.until(func() bool { return r.status().Checkpoint.Written.After(written) || r.status().Checkpoint.Ranges == 1 })
+	// Of a change that the checkpoint on disk does not cover, the point that was given is known, and what became of it comes to the disk a little later. X0 has no point yet: the event
+	// comes first.
+	r.until(func() bool { return len(r.saved().Known) == 0 })
 	r.proc.kill()
 	r.start()
 	r.db.Exec(t, order(400, 449))

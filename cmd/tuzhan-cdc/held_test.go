@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
@@ -322,7 +323,7 @@ func TestReloadMends(t *testing.T) {
 // until waits for what only the program's answers tell.
 func (r *rig) until(ok func() bool) {
 	r.t.Helper()
-	for range 600 {
+	for began := time.Now(); time.Since(began) < wait; {
 		if ok() {
 			return
 		}

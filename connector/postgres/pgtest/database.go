@@ -145,12 +145,15 @@ func Value[T any](t testing.TB, db *DB, sql string, args ...any) T {
 	return values[0]
 }
 
-// Eventually waits until a query of one boolean gives true, for 30 s at most. For what only the server knows; where the test can be told
+// eventually bounds Eventually: long, since a machine may be busy, and the server decodes for each slot what all tests write.
+const eventually = 4 * time.Minute
+
+// Eventually waits until a query of one boolean gives true, for some minutes at most. For what only the server knows; where the test can be told
 // of an event, waiting for that is better.
 func (db *DB) Eventually(t testing.TB, sql string, args ...any) {
 	t.Helper()
 	conn := db.Conn(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), eventually)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -164,7 +167,7 @@ func (db *DB) Eventually(t testing.TB, sql string, args ...any) {
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("waited 30 s in vain for %s", sql)
+			t.Fatalf("waited %s in vain for %s", eventually, sql)
 		case <-tick.C:
 		}
 	}

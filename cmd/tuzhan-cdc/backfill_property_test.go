@@ -16,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"gopkg.in/yaml.v3"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
@@ -317,11 +318,14 @@ func (r *rig) judgeFills(kills int) {
 	r.noViolations()
 }
 
-// openState opens the rig's state, a file, for reading.
+// openState opens the rig's state for reading.
 func (r *rig) openState() *state.Reader {
 	r.t.Helper()
-	path, _, _ := strings.Cut(strings.TrimPrefix(r.state, `{path: "`), `"`)
-	reader, err := state.OpenReader(r.t.Context(), state.Location{Path: path})
+	var at struct{ Path, DSN string }
+	if err := yaml.Unmarshal([]byte(r.state), &at); err != nil {
+		r.t.Fatal(err)
+	}
+	reader, err := state.OpenReader(r.t.Context(), state.Location{Path: at.Path, DSN: at.DSN})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -3,14 +3,12 @@ package main
 import (
 	"fmt"
 	"net"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
-	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
 )
 
@@ -23,13 +21,10 @@ func (r *rig) inject(f platformsim.Fault) (id int) {
 	return id
 }
 
-// saved reads what the state file tells a program that would start now.
+// saved reads what the state tells a program that would start now.
 func (r *rig) saved() *connector.Saved {
 	r.t.Helper()
-	reader, err := state.OpenReader(r.t.Context(), state.Location{Path: filepath.Join(filepath.Dir(r.file), "state.db")})
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	reader := r.openState()
 	defer reader.Close()
 	saved, err := reader.Load(r.t.Context())
 	if err != nil {

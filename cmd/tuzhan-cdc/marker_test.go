@@ -3,14 +3,12 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
-	"github.com/tuzhan-cdc/tuzhan-cdc/connector/state"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/status"
 )
 
@@ -38,10 +36,7 @@ func (r *rig) snapshot() (s status.Snapshot) {
 // checkpoint waits until the checkpoint on disk is as wanted.
 func (r *rig) checkpoint(ok func(*connector.Checkpoint) bool) *connector.Checkpoint {
 	r.t.Helper()
-	reader, err := state.OpenReader(r.t.Context(), state.Location{Path: filepath.Join(filepath.Dir(r.file), "state.db")})
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	reader := r.openState()
 	defer reader.Close()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 
 	"github.com/tuzhan-cdc/tuzhan-cdc/cmd/tuzhan-cdc/config"
@@ -89,8 +90,11 @@ func checkFile(cfg *config.Config, unfit int) postgres.Finding {
 // notChecked begins the text of a neighbour that could not be asked.
 const notChecked = "not to be reached, so not checked: "
 
-// checkTimeout bounds what check asks of one neighbour.
-const checkTimeout = 30 * time.Second
+// cutShort begins the text of a neighbour that could be reached, and did not answer everything.
+const cutShort = "not checked to the end: "
+
+// checkTimeout bounds what check asks of one neighbour: some dozens of questions, on a busy server or by a slow line.
+const checkTimeout = time.Minute
 
 // checkDatabase gives what the database has to say, and puts into r what mappings and tests have to say of its tables.
 func checkDatabase(ctx context.Context, cfg *config.Config, r *checkReport) []postgres.Finding {
@@ -182,7 +186,13 @@ func failure(subject string, err error) postgres.Finding {
 	if errors.As(postgres.Explain(err), &refusal) {
 		f.Text, f.Cure = refusal.Text, refusal.Cure
 	}
-	if postgres.Passing(err) {
+	var attempt *pgconn.ConnectError
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &attempt): // it was reached
+		f.Severity = postgres.SeverityWarning
+		f.Text = fmt.Sprintf(cutShort+"it has not answered within %s all that is asked", connector.Span(checkTimeout))
+		f.Cure = "see what keeps it busy, or who holds a lock, and check again: SELECT pid, state, wait_event_type, wait_event, query FROM pg_stat_activity WHERE state <> 'idle';"
+	case postgres.Passing(err):
 		f.Severity = postgres.SeverityWarning
 		f.Text = notChecked + f.Text
 	}

@@ -129,10 +129,13 @@ func folded(list []postgres.Finding) []postgres.Finding {
 func (r *checkReport) summary(p painter) string {
 	errors, warnings := r.count(postgres.SeverityError), r.count(postgres.SeverityWarning)
 	found := count(errors, "error") + ", " + count(warnings, "warning")
-	var away []string
+	var away, short []string
 	for _, f := range r.findings {
-		if strings.HasPrefix(f.Text, notChecked) {
+		switch {
+		case strings.HasPrefix(f.Text, notChecked):
 			away = append(away, f.Area)
+		case strings.HasPrefix(f.Text, cutShort):
+			short = append(short, f.Area)
 		}
 	}
 	switch {
@@ -140,8 +143,15 @@ func (r *checkReport) summary(p painter) string {
 		return p.paint("1;31", "Not ready: "+found+".") + " Mend what is marked error, then again: tuzhan-cdc check"
 	case r.offline:
 		return p.paint("1;32", "The file is fine: "+found+".") + " Database, state and platform were not looked at."
-	case len(away) > 0:
-		return p.paint("1;33", "Nothing wrong as far as it could be checked: "+found+".") + " Not reached: " + strings.Join(away, ", ") + "."
+	case len(away)+len(short) > 0:
+		text := p.paint("1;33", "Nothing wrong as far as it could be checked: "+found+".")
+		if len(away) > 0 {
+			text += " Not reached: " + strings.Join(away, ", ") + "."
+		}
+		if len(short) > 0 {
+			text += " Not checked to the end: " + strings.Join(short, ", ") + "."
+		}
+		return text
 	case r.running:
 		return p.paint("1;32", "In order: "+found+".") + " It runs, since its slot is in use; how far it is: tuzhan-cdc status"
 	}

@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"strings"
@@ -11,6 +14,18 @@ import (
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/platformsim"
 	"github.com/tuzhan-cdc/tuzhan-cdc/connector/postgres"
 )
+
+// TestCheckCutShort: a database that was reached, and did not answer all that check asks in time, is not said to be out of reach.
+func TestCheckCutShort(t *testing.T) {
+	t.Parallel()
+	f := failure("database", fmt.Errorf("looking for open transactions: %w", context.DeadlineExceeded))
+	if f.Severity != postgres.SeverityWarning || f.Text != "not checked to the end: it has not answered within 60s all that is asked" || !strings.Contains(f.Cure, "pg_stat_activity") {
+		t.Errorf("%+v", f)
+	}
+	if f := failure("database", io.ErrUnexpectedEOF); !strings.HasPrefix(f.Text, notChecked) {
+		t.Errorf("%+v", f)
+	}
+}
 
 func sampleReport() *checkReport {
 	r := &checkReport{file: "tuzhan-cdc.yaml"}
@@ -89,6 +104,7 @@ func TestCheckSummary(t *testing.T) {
 		"Nothing wrong as far as it could be checked: 0 errors, 1 warning. Not reached: platform.":            {running: true, findings: []checkFinding{{"platform", postgres.Finding{Severity: postgres.SeverityWarning, Text: notChecked}}}},
 		"The file is fine: 0 errors, 0 warnings. Database, state and platform were not looked at.":            {offline: true, findings: []checkFinding{{"file", ok}}},
 		"Nothing wrong as far as it could be checked: 0 errors, 1 warning. Not reached: database.":            {findings: []checkFinding{{"database", away}}},
+		"Nothing wrong as far as it could be checked: 0 errors, 1 warning. Not checked to the end: database.": {findings: []checkFinding{{"database", failure("database", context.DeadlineExceeded)}}},
 		"Not ready: 1 error, 1 warning. Mend what is marked error, then again: tuzhan-cdc check":              {findings: []checkFinding{{"database", away}, {"file", postgres.Finding{Severity: postgres.SeverityError}}}},
 	} {
 		if got := r.summary(painter{}); got != want {

@@ -185,6 +185,9 @@ type RowReader interface {
 	Read(ctx context.Context, low, after string, from bool, most int) (*Chunk, error)
 	// ReadRows is Read of rows by their keys; those that are not there are left out. Where End is false, so are others, which would have been too many bytes.
 	ReadRows(ctx context.Context, low string, rows []string) (*Chunk, error)
+	// Early has take called with each row as it is read: with the table's shape, and the row's key and values, which are only there during the call. Where take reports true, the
+	// row is in the chunk without its values.
+	Early(take func(t *Table, row *ChunkRow) bool)
 	// Writers tells in words of transactions before xid whose commits may be in the WAL already, and that no other session sees yet; empty: there are none.
 	Writers(ctx context.Context, xid uint64) (text string, err error)
 	// Rest is called while nothing is read for some time. Connections that have been there for long are given up: a server that shuts down would wait for them.
@@ -212,6 +215,10 @@ type Chunk struct {
 type ChunkRow struct {
 	Key   string
 	Tuple Tuple
+
+	// mapped: its records are window.ahead[first:end].
+	mapped     bool
+	first, end int
 }
 
 // Visible is what a snapshot shows (pg_current_snapshot): transactions below Xmin, and those below Xmax that are not running.

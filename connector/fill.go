@@ -15,14 +15,18 @@ import (
 //
 //	backfiller.go  which backfill runs, and what commands ask of it
 //	reading.go     reads its chunks
+//	ahead.go       maps their rows as they are read
 //	window.go      what lies between two watermarks, and what becomes of the rows; in the goroutine of the stream
 //	given.go       which rows have had their points from the stream
 //	fill.go        how far it is, and what of it is stored
 
-// BackfillOptions are what backfills need. All fields are required.
+// BackfillOptions are what backfills need. All fields but Mapper and Unended are required.
 type BackfillOptions struct {
 	Store BackfillStore
 	Rows  RowSource
+	// Mapper maps rows as they are read, in the same way as the pipeline's own, beside which it works; nobody else uses it, and it counts nothing. nil: rows are mapped
+	// when their place in the stream has come.
+	Mapper Mapper
 	// Unended are those that the store had at the start.
 	Unended []*Backfill
 	// Mappings are those of the file, by name.

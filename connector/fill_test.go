@@ -24,7 +24,7 @@ func newFillSession(name string, cp *Checkpoint) *fillSession {
 	mapping := strings.Replace(name, "!", "h", 1)
 	b := &Backfill{ID: 3, Mapping: mapping, Schema: "s", Name: name, Status: BackfillRunning, Started: time.Now(), BackfillProgress: BackfillProgress{Key: []string{"id"}}}
 	s.Pipeline = NewPipeline(PipelineOptions{Mapper: oneEach{}, Store: &drawer{}, Saved: &Saved{Checkpoint: cp}, Alarms: NewAlarms(log), Log: log,
-		Backfills: &BackfillOptions{Unended: []*Backfill{b}, Pending: 100, Mappings: map[string]BackfillMapping{mapping: {Schema: "s", Name: name, Points: true}}}})
+		Backfills: &BackfillOptions{Mapper: oneEach{}, Unended: []*Backfill{b}, Pending: 100, Mappings: map[string]BackfillMapping{mapping: {Schema: "s", Name: name, Points: true}}}})
 	s.deliverer, s.atOnce = s.hand, 1
 	return &fillSession{session: s, f: s.fills.list[0], table: &Table{Schema: "s", Name: name, Columns: []Column{{Name: "id"}}}, lsn: 1000}
 }
@@ -60,10 +60,17 @@ func (s *fillSession) chunk(t *testing.T, keys string, snapshot *Visible, asked 
 		between()
 	}
 	w.chunk = &Chunk{Table: s.table, Scanned: len(keys), End: true, Snapshot: snapshot}
+	early := &ahead{fs: s.fills, f: s.f}
+	early.begin(len(keys))
 	for _, k := range strings.Split(keys, "") {
-		w.chunk.Rows = append(w.chunk.Rows, ChunkRow{Key: k, Tuple: Tuple{{Kind: Text, Text: []byte(k)}}})
+		row := ChunkRow{Key: k, Tuple: Tuple{{Kind: Text, Text: []byte(k)}}}
+		if early.take(s.table, &row) {
+			row.Tuple = nil
+		}
+		w.chunk.Rows = append(w.chunk.Rows, row)
 		w.chunk.Last = k
 	}
+	w.ahead = early.end()
 	s.lsn += 10
 	at := Position{Commit: s.lsn}
 	s.Watermark(highMark+w.token, at)

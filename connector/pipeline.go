@@ -208,9 +208,7 @@ func (p *Pipeline) Change(c *Change) error {
 // take maps a change by part of the mappings: those of a track, or (nil) all that go together.
 func (p *Pipeline) take(c *Change, part Part, t *track) {
 	p.out.Reset()
-	if len(p.out.spare) == 0 {
-		p.out.spare = p.spare.take(p.out.spare)
-	}
+	p.refill(&p.out)
 	p.mapper.Map(c, part, &p.out)
 	tracker := p.tracker
 	if t != nil {
@@ -541,6 +539,13 @@ func (p *Pipeline) Progress() Progress {
 		Changes: p.changes.Load(), Skipped: p.skipped.Load(), Records: p.records.Load(), MappingLetters: p.mappingLetters.Load(),
 		MarkedTransactions: p.markedTransactions.Load(), MarkedChanges: p.markedChanges.Load(),
 		Open: open, Oldest: oldest, OldestTime: at, Checkpoint: p.written.Load(),
+	}
+}
+
+// refill gives out settled records to make records of, where it has none left.
+func (p *Pipeline) refill(out *Output) {
+	if len(out.spare) == 0 {
+		out.spare = p.spare.take(out.spare)
 	}
 }
 

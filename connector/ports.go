@@ -75,6 +75,8 @@ type Output struct {
 	// Fits counts the mappings that the change shows to be able to read the table, wanted or not: those that read old columns only where the table's
 	// replica identity carries them.
 	Fits int
+	// Placed says that what was made tells of the change's position, in more than the ids of records and letters, and the letters' changes.
+	Placed bool
 
 	spare []*Record
 }
@@ -130,7 +132,7 @@ func (out *Output) Recycle(r *Record) {
 
 // Reset empties out for the next change.
 func (out *Output) Reset() {
-	out.Records, out.Letters, out.Misfits, out.Fits = out.Records[:0], out.Letters[:0], out.Misfits[:0], 0
+	out.Records, out.Letters, out.Misfits, out.Fits, out.Placed = out.Records[:0], out.Letters[:0], out.Misfits[:0], 0, false
 }
 
 // Deliverer brings records to the platform: package delivery.

@@ -1,6 +1,7 @@
 package connector
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -14,7 +15,8 @@ type reading struct {
 	fs     *fills
 	f      *fill
 	r      RowReader
-	known  bool // rows may be known to the store
+	ahead  *ahead // nil: rows are mapped when they are handed over
+	known  bool   // rows may be known to the store
 	looked time.Time
 
 	last    string // the key that was read last
@@ -37,6 +39,10 @@ func (fs *fills) read(ctx context.Context, f *fill) error {
 	}
 	defer r.Close()
 	g := &reading{fs: fs, f: f, r: r, size: firstChunk}
+	if fs.Mapper != nil {
+		g.ahead = &ahead{fs: fs, f: f}
+		r.Early(g.ahead.take)
+	}
 	defer func() { _ = g.marked() }() // nobody uses r when it is closed
 	if err := g.begin(ctx); err != nil {
 		return err
@@ -414,9 +420,15 @@ func (g *reading) window(ctx context.Context, read func(low string) (*Chunk, err
 		return nil, nil, err
 	}
 	began := time.Now()
+	if g.ahead != nil {
+		g.ahead.begin(cmp.Or(len(rows), g.size))
+	}
 	c, err := read(lowMark + w.token)
 	if err != nil {
 		return forget(err)
+	}
+	if g.ahead != nil {
+		w.ahead = g.ahead.end()
 	}
 	if took := time.Since(began); rows == nil && c.Scanned > 0 {
 		size := int(float64(c.Scanned) * float64(chunkTime) / float64(took+1))

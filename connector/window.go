@@ -20,6 +20,8 @@ type window struct {
 	// chunk is what was read, before the second watermark was written; rows are those that were asked for by their keys.
 	chunk *Chunk
 	rows  []string
+	// ahead are the records that were made of the chunk's rows before: see ChunkRow.mapped.
+	ahead []*Record
 	known map[string]Known
 	// stored is what the stream was known to have given the rows when they were looked up, given what it has given since the window began.
 	stored, given map[string][]uint64
@@ -193,6 +195,9 @@ func (fs *fills) judge(w *window) {
 	}
 	end.blind = f.Blind
 	end.held = slices.Contains(fs.p.apart(w.at), f.Mapping) || fs.p.toBeHeld(f.Mapping)
+	if end.returned() {
+		fs.waste(w, w.chunk.Rows)
+	}
 	if end.returned() && f.Key == nil && w.rows == nil { // by ctid: it is read again as a whole
 		w.done <- end
 		return
@@ -313,6 +318,7 @@ func (fs *fills) handNext() bool {
 		w.next++
 		if w.skipped != nil {
 			if _, skip := w.skipped[row.Key]; skip {
+				fs.waste(w, w.chunk.Rows[w.next-1:w.next])
 				continue
 			}
 		}
@@ -343,6 +349,7 @@ func (fs *fills) refused(w *window, reason string) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.handing = nil
+	fs.waste(w, w.chunk.Rows[w.next:])
 	f := w.fill
 	for i := w.next - 1; i < len(w.chunk.Rows); i++ {
 		key := w.chunk.Rows[i].Key
@@ -361,14 +368,16 @@ func (fs *fills) refused(w *window, reason string) {
 	w.done <- windowEnd{misfit: reason}
 }
 
-// hand maps a row and keeps what comes of it for submit; the reason is why the mapping can't read it.
+// hand maps a row, if that is not done yet, and keeps what comes of it for submit; the reason is why the mapping can't read it.
 func (fs *fills) hand(w *window, row *ChunkRow) (reason string) {
 	p, f := fs.p, w.fill
 	fs.change = Change{Position: Position{Commit: w.at.Commit, Index: uint32(w.next - 1)}, Op: Snapshot, Table: w.chunk.Table, New: row.Tuple, Backfill: f.ID, Row: row.Key}
 	p.out.Reset()
 	known, given := w.known[row.Key], slices.Concat(w.stored[row.Key], w.given[row.Key])
 	if known != Applied && known != Lettered && !slices.Contains(given, GivenToNew) {
-		p.mapper.Map(&fs.change, Part{Only: f.Mapping}, &p.out)
+		fs.mapRow(w, row)
+	} else {
+		fs.waste(w, w.chunk.Rows[w.next-1:w.next])
 	}
 	if len(p.out.Misfits) > 0 {
 		return p.out.Misfits[0].Reason

@@ -400,6 +400,7 @@ func (r *row) metaText(name string) (text string, ok bool) {
 	case "table":
 		return c.Table.Name, true
 	case "position":
+		r.placed = true
 		return c.Position.String(), true
 	}
 	return "", false

@@ -64,6 +64,7 @@ func (m *mapper) Map(c *connector.Change, part connector.Part, out *connector.Ou
 		return
 	}
 	m.row.set(c)
+	m.row.placed = false
 	for _, b := range s.mappings {
 		if !b.ops[c.Op] || !part.Has(b.name) {
 			continue
@@ -88,6 +89,7 @@ func (m *mapper) Map(c *connector.Change, part connector.Part, out *connector.Ou
 			l.Uncounted = part.Aside != ""
 			out.Letters = append(out.Letters, l)
 		}
+		out.Placed = out.Placed || m.row.placed
 		if b.readable(c) {
 			out.Fits++
 		}

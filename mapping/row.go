@@ -52,6 +52,7 @@ type row struct {
 	identity []byte   // the identity values themselves, for a group relation's comparison of old and new
 	groups   []byte   // the group names, each ended by a comma
 	decrease bool
+	placed   bool // the change's position was asked for
 
 	// only, where it is not nil, are the groups to send instead of the row's, each ended by a comma.
 	only   []byte

@@ -39,6 +39,7 @@ func (u *uuidPlan) encode(dst []byte, r *row) ([]byte, bool, error) {
 	if c := r.change; c.Op == connector.Snapshot {
 		r.text = appendRowName(append(r.text[:0], u.prefix...), c.Table, c.Row, r.number)
 	} else {
+		r.placed = true
 		r.text = appendName(append(r.text[:0], u.prefix...), c.Position, commitMicros(c), r.number)
 	}
 	return append(appendUUID(append(dst, '"'), r.text), '"'), true, nil

@@ -98,7 +98,7 @@ func startFilling(b *testing.B, db *pgtest.DB, set *mapping.Set, cfg postgres.Co
 		BackoffInitial: 200 * time.Millisecond, BackoffMax: 30 * time.Second, GiveUpAfter: time.Minute, MaxDeadLetters: 100, ShutdownTimeout: time.Second},
 		delivery.Ports{Platform: taker{}, Store: store, Settle: func(r []*connector.Record) { pipeline.Settle(r) }, CountOpen: store.Counted, Hold: func(_, _ string) {}, Counters: connector.NewCounters(nil), Alarms: alarms, Log: log}, 0)
 	pipeline = connector.NewPipeline(connector.PipelineOptions{Mapper: newMapper(set), Store: store, Saved: saved, Mappings: set.Names(), Alarms: alarms, Log: log,
-		Backfills: &connector.BackfillOptions{Store: store, Rows: &postgres.Rows{DSN: db.DSN(), Publications: p.Publications}, Pending: 5000,
+		Backfills: &connector.BackfillOptions{Store: store, Rows: &postgres.Rows{DSN: db.DSN(), Publications: p.Publications}, Mapper: newMapper(set), Pending: 5000,
 			Mappings: map[string]connector.BackfillMapping{"order-paid": {Schema: "crm", Name: "orders", Fingerprint: "1", Snapshot: true}}}})
 	ended := make(chan error, 1)
 	go func() { ended <- pipeline.Run(ctx, postgres.NewSource(cfg, p, alarms, log), d) }()

@@ -72,7 +72,7 @@ func (s *supervisor) rowSource(cfg *config.Config, p *prepared) *postgres.Rows {
 // backfills gives what the pipeline needs for them.
 func (s *supervisor) backfills(cfg *config.Config, p *prepared) *connector.BackfillOptions {
 	o := &connector.BackfillOptions{Store: s.parts.store, Unended: p.backfills, Mappings: map[string]connector.BackfillMapping{}, Pending: max(1, cfg.Delivery.MaxPending/4),
-		Rows: s.rowSource(cfg, p)}
+		Rows: s.rowSource(cfg, p), Mapper: mapperFor(cfg, p.Lineage, p.zone, nil)}
 	brakes := cfg.Mappings.MaxPerMinute()
 	for _, m := range cfg.Mappings.List() {
 		b := connector.BackfillMapping{Fingerprint: cfg.Mappings.Fingerprint(m.Name), Points: m.Kind == connector.Point, MaxPerMinute: brakes[m.Name]}

@@ -352,17 +352,16 @@ func (t *rowReader) take(c *connector.Chunk, r *pgconn.ResultReader, prefix stri
 	}
 	c.Rows = make([]connector.ChunkRow, 0, expect)
 	var key [][]byte
+	tuple := make(connector.Tuple, width) // of the row that was just read
 	total := 0
 	for r.NextRow() {
 		values := r.Values()
-		tuple := a.tuple(width)
 		for i, v := range values[:width] {
+			tuple[i] = connector.Datum{Kind: connector.Text, Text: v}
 			if v == nil {
 				tuple[i].Kind = connector.Null
-				continue
 			}
 			total += len(v)
-			tuple[i] = connector.Datum{Kind: connector.Text, Text: a.copy(v)}
 		}
 		row := connector.ChunkRow{Tuple: tuple}
 		if t.plan.key == nil {
@@ -379,6 +378,11 @@ func (t *rowReader) take(c *connector.Chunk, r *pgconn.ResultReader, prefix stri
 				}
 			}
 			row.Key = connector.RowKey(key...)
+		}
+		if t.early != nil && t.early(t.table, &row) {
+			row.Tuple = nil
+		} else {
+			row.Tuple = a.keep(tuple)
 		}
 		c.Rows = append(c.Rows, row)
 		if limit > 0 && total >= limit {
@@ -413,6 +417,17 @@ func (a *arena) reset() {
 		a.datums[i] = a.datums[i][:0]
 	}
 	a.full, a.used = 0, 0
+}
+
+// keep copies a row.
+func (a *arena) keep(row connector.Tuple) connector.Tuple {
+	tuple := a.tuple(len(row))
+	for i, d := range row {
+		if tuple[i].Kind = d.Kind; d.Kind == connector.Text {
+			tuple[i].Text = a.copy(d.Text)
+		}
+	}
+	return tuple
 }
 
 func (a *arena) copy(v []byte) []byte {

@@ -81,8 +81,9 @@ type rowReader struct {
 	free       chan *arena
 	types      []uint32 // of the columns, as they came first
 	read, mark *rowConn
-	marking    sync.Mutex // mark is used by one goroutine at a time
-	low        string     // the watermark that the next query writes
+	marking    sync.Mutex                                       // mark is used by one goroutine at a time
+	early      func(*connector.Table, *connector.ChunkRow) bool // nil: there is none
+	low        string                                           // the watermark that the next query writes
 }
 
 // rowConn is a connection, made anew now and then.
@@ -230,6 +231,9 @@ func (t *rowReader) exec(ctx context.Context, on *rowConn, sql string) ([]*pgcon
 	}
 	return results, err
 }
+
+// Early has take called with each row as it is read.
+func (t *rowReader) Early(take func(*connector.Table, *connector.ChunkRow) bool) { t.early = take }
 
 // Key are the columns by which rows are told apart.
 func (t *rowReader) Key() []string { return t.plan.names() }

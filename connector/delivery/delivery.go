@@ -227,11 +227,11 @@ func (d *Delivery) Room() <-chan struct{} {
 	return d.room
 }
 
-// full says that the source waits: nothing more may be in memory, or an endpoint that is well has enough ready for its senders; reading
+// full says that the source waits: nothing more may be in memory, or an endpoint that is well has more ready than all its senders take next; reading
 // further ahead would bring nothing but use memory. Points wait for no such limit, which other records would then wait for too.
 func (d *Delivery) full() bool {
 	for _, e := range d.queue.batched {
-		if ready := e.ready(); ready >= e.enough() && !e.down {
+		if ready := e.ready(); ready >= (e.senders+1)*e.limit && !e.down {
 			return true
 		}
 	}

@@ -17,7 +17,6 @@ type endpoint struct {
 	wake    chan struct{} // holds a token for each idle sender that should look
 	flying  int           // requests in flight
 	began   time.Time     // when the last request began
-	took    time.Duration // how long requests that were taken took lately
 	turn    int           // batches that were taken while both the stream and a backfill had some ready
 	// limit is most, or less after requests of that many records have timed out.
 	limit int
@@ -88,18 +87,6 @@ func (e *endpoint) ready() (n int) {
 		n += l.len()
 	}
 	return n
-}
-
-// quick is how fast an endpoint must answer for its next batches to be ready in time although few are kept: what is kept is touched again soon, while a
-// processor's cache still holds it.
-const quick = 5 * time.Millisecond
-
-// enough is how many records are ready that reading further ahead would bring nothing.
-func (e *endpoint) enough() int {
-	if e.took < quick {
-		return 2 * e.limit
-	}
-	return (e.senders + 1) * e.limit
 }
 
 func (e *endpoint) hasReady() bool {

@@ -240,18 +240,18 @@ func (d *Delivery) deliver(ctx, tail context.Context, j job) bool {
 	}
 	switch a.Verdict {
 	case connector.Delivered:
-		d.taken(j, number, time.Since(began), true)
+		d.taken(j, number, true)
 		d.outcome(items)
 		return d.settle(items, nil)
 	case connector.Partly:
-		d.taken(j, number, time.Since(began), false)
+		d.taken(j, number, false)
 		if j.trial && len(a.Failed) == len(items) {
 			d.giveBack(items, true)
 			return false
 		}
 		return d.partly(tail, items, a)
 	case connector.Rejected, connector.TooBig:
-		d.taken(j, number, time.Since(began), false)
+		d.taken(j, number, false)
 		switch {
 		case len(items) > 1:
 			return d.split(ctx, tail, j)
@@ -331,12 +331,11 @@ func (d *Delivery) refused(tail context.Context, j job, a connector.Answer, stra
 }
 
 // taken notes that the endpoint has taken a request, whatever it said of the records; whole: all of them were delivered.
-func (d *Delivery) taken(j job, number uint64, took time.Duration, whole bool) {
+func (d *Delivery) taken(j job, number uint64, whole bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e := j.end
 	e.flying--
-	e.took = (3*e.took + took) / 4
 	if e.accused != "" && e.doubtful {
 		d.givenUp(e.accused)
 	}

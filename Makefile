@@ -54,7 +54,7 @@ man: build ## man pages in dist/man
 fuzz: ## every fuzz target for FUZZTIME (30s)
 	@.ci/fuzz $(FUZZTIME)
 
-bench: ## benchmarks, and a table of the whole program beside pg_recvlogical (ROWS, else 200000; BENCH, BENCHTIME, PACKAGES)
+bench: ## benchmarks, and a table of the whole program beside pg_recvlogical (ROWS, else 500000; BENCH, BENCHTIME, PACKAGES)
 	@.ci/prepare test
 	$(if $(filter command% environment%,$(origin ROWS)),BENCH_ROWS=$(ROWS) )go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout 60m $(PACKAGES)
 

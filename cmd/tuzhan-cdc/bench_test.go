@@ -19,11 +19,11 @@ import (
 // BenchmarkEndToEnd measures the real program from a slot to a sink, with default delivery settings, and prints a table at the end.
 //
 //   - W1, W2, W3: a backlog of events (1,000 rows a transaction; one; all in one) is drained beside pg_recvlogical, which reads the same WAL
-//     from a copy of the same slot and throws it away: in turns, BENCH_ROUNDS (3) times, BENCH_ROWS (200,000) rows.
-//   - The same with rows of 3 KB and of 100 KB (a 15th and a 100th of the rows), with updates under REPLICA IDENTITY FULL whose condition compares old
+//     from a copy of the same slot and throws it away: in turns, BENCH_ROUNDS (3) times, BENCH_ROWS (500,000) rows, of W2 a fourth.
+//   - The same with rows of 3 KB and of 100 KB (a 30th and a 200th of the rows), half of the rows with updates under REPLICA IDENTITY FULL whose condition compares old
 //     and new row, with group relations, over the server's Unix socket (pg_recvlogical too), and with a platform that takes 50 ms to answer.
 //   - Latency: from the client's COMMIT to the request at the sink, 100 transactions of one row a second.
-//   - Points: a backlog of BENCH_ROWS/10 points, one a request, intents on disk first.
+//   - Points: a backlog of BENCH_ROWS/20 points, one a request, intents on disk first.
 //
 // With -benchtime 1x it only shows that it still works: 5,000 rows, one round. Processes start within the measurement; so the fewer
 // the rows, the more of what is measured is their start.
@@ -52,7 +52,7 @@ type benchSize struct {
 }
 
 func newBenchSize(b *testing.B) benchSize {
-	size := benchSize{rows: 200_000, rounds: 3, transactions: 1000}
+	size := benchSize{rows: 500_000, rounds: 3, transactions: 1000}
 	if f := flag.Lookup("test.benchtime"); f != nil && f.Value.String() == "1x" {
 		size = benchSize{rows: 5000, rounds: 1, transactions: 100}
 	}
@@ -67,7 +67,7 @@ func newBenchSize(b *testing.B) benchSize {
 		}
 		*value = n
 	}
-	size.points = max(1, size.rows/10)
+	size.points = max(1, size.rows/20)
 	return size
 }
 
@@ -106,18 +106,19 @@ func benchWorkloads(rows int) []workload {
 	wide := func(md5s int) string {
 		return strings.Replace(benchRow, "repeat(md5(n::text), 3)", fmt.Sprintf("repeat(md5(n::text), %d)", md5s), 1)
 	}
+	half := max(1, rows/2)
 	unpaid := strings.Replace(benchRow, "'paid'", "'new'", 1)
 	return []workload{
 		{name: "W1", rows: rows, perTx: 1000, row: benchRow, mappings: benchEvent},
-		{name: "W2", rows: rows, perTx: 1, row: benchRow, mappings: benchEvent},
+		{name: "W2", rows: max(1, rows/4), perTx: 1, row: benchRow, mappings: benchEvent},
 		{name: "W3", rows: rows, perTx: rows, row: benchRow, mappings: benchEvent},
-		{name: "Rows3KB", rows: max(1, rows/15), perTx: 1000, row: wide(94), mappings: benchEvent},
-		{name: "Rows100KB", rows: max(1, rows/100), perTx: 100, row: wide(3200), mappings: benchEvent},
-		{name: "UpdatesFull", rows: rows, perTx: 1000, mappings: benchUpdate, change: "UPDATE crm.orders SET status = 'paid' WHERE id BETWEEN f AND f + 999",
-			setup: []string{"ALTER TABLE crm.orders REPLICA IDENTITY FULL", fmt.Sprintf("INSERT INTO crm.orders SELECT %s FROM generate_series(1::bigint, %d) n", unpaid, rows)}},
-		{name: "Groups", rows: rows, perTx: 1000, row: benchRow, mappings: benchGroups},
-		{name: "UnixSocket", rows: rows, perTx: 1000, row: benchRow, mappings: benchEvent, unix: true},
-		{name: "Platform50ms", rows: rows, perTx: 1000, row: benchRow, mappings: benchEvent, delay: 50 * time.Millisecond},
+		{name: "Rows3KB", rows: max(1, rows/30), perTx: 1000, row: wide(94), mappings: benchEvent},
+		{name: "Rows100KB", rows: max(1, rows/200), perTx: 100, row: wide(3200), mappings: benchEvent},
+		{name: "UpdatesFull", rows: half, perTx: 1000, mappings: benchUpdate, change: "UPDATE crm.orders SET status = 'paid' WHERE id BETWEEN f AND f + 999",
+			setup: []string{"ALTER TABLE crm.orders REPLICA IDENTITY FULL", fmt.Sprintf("INSERT INTO crm.orders SELECT %s FROM generate_series(1::bigint, %d) n", unpaid, half)}},
+		{name: "Groups", rows: half, perTx: 1000, row: benchRow, mappings: benchGroups},
+		{name: "UnixSocket", rows: half, perTx: 1000, row: benchRow, mappings: benchEvent, unix: true},
+		{name: "Platform50ms", rows: half, perTx: 1000, row: benchRow, mappings: benchEvent, delay: 50 * time.Millisecond},
 	}
 }
 

@@ -26,6 +26,9 @@ const (
 // wait for Dry, or Room, at most.
 const submitAtOnce = 64
 
+// submitBytes are enough for that, however few records have them: what waits here counts for no limit of the deliverer's.
+const submitBytes = 64 << 10
+
 // Pipeline joins source, mapping, delivery and state: it reads, maps, delivers, settles, writes the checkpoint and lets the source
 // confirm it. It is the Sink of its source. Make it with NewPipeline, run it once.
 type Pipeline struct {
@@ -54,6 +57,7 @@ type Pipeline struct {
 	settledAt map[RecordKey]bool  // Partial of the first checkpoint; the reader's goroutine only
 	out       Output              // the reader's goroutine only
 	ready     []*Record           // made and not submitted yet; the reader's goroutine only
+	readySize int                 // bytes of their payloads
 	atOnce    int                 // so many are submitted together
 	spare     spareRecords
 
@@ -268,7 +272,10 @@ func (p *Pipeline) take(c *Change, part Part, t *track) {
 // submit takes records for the deliverer. It does not keep the slice.
 func (p *Pipeline) submit(records []*Record) {
 	p.ready = append(p.ready, records...)
-	if len(p.ready) >= p.atOnce {
+	for _, r := range records {
+		p.readySize += len(r.Payload)
+	}
+	if len(p.ready) >= p.atOnce || p.readySize >= submitBytes {
 		p.handOver()
 	}
 }
@@ -277,7 +284,7 @@ func (p *Pipeline) handOver() {
 	if len(p.ready) > 0 {
 		p.deliverer.Submit(p.ready)
 		clear(p.ready)
-		p.ready = p.ready[:0]
+		p.ready, p.readySize = p.ready[:0], 0
 	}
 }
 

@@ -395,3 +395,29 @@ func TestSubmittedTogether(t *testing.T) {
 		t.Errorf("settled up to %s, %d ranges", cp.Settled, len(cp.Ranges))
 	}
 }
+
+// wide maps each change to an event of 40 KiB.
+type wide struct{}
+
+func (wide) Map(c *Change, part Part, out *Output) {
+	plain{}.Map(c, part, out)
+	r := out.Records[len(out.Records)-1]
+	r.Payload = append(r.Payload, make([]byte, 40<<10)...)
+}
+
+// TestWideRecordsAreSubmitted: large records don't wait for as many others, where no limit on memory counts them.
+func TestWideRecordsAreSubmitted(t *testing.T) {
+	d := &hand{}
+	p := NewPipeline(PipelineOptions{Mapper: wide{}, Saved: &Saved{Checkpoint: &Checkpoint{}}, Alarms: NewAlarms(slog.New(slog.DiscardHandler)), Log: slog.New(slog.DiscardHandler)})
+	p.deliverer = d
+	c := &Change{Table: &Table{}}
+	for i := range 10 {
+		c.Position.Commit++
+		if err := p.Change(c); err != nil {
+			t.Fatal(err)
+		}
+		if waiting := i + 1 - len(d.open); waiting > 1 {
+			t.Fatalf("%d records of 40 KiB wait", waiting)
+		}
+	}
+}

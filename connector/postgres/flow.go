@@ -139,7 +139,7 @@ var errHalted = errors.New("messages of the server stopped in their middle again
 
 // halted notes that a message has stopped in its middle. An error, errHalted, ends bursts for good.
 func (f *flow) halted() error {
-	if f.window == 0 {
+	if f.raw == nil || f.window == 0 {
 		return nil
 	}
 	if f.halts++; f.halts < haltsMost {

@@ -218,11 +218,19 @@ func TestNoBursts(t *testing.T) {
 	}
 	_, client := narrowedPair(t)
 	f := burstsOf(client)
+	if err := f.resize(leastWindow); err != nil {
+		t.Fatal(err)
+	}
 	client.Close()
 	if err := f.gather(); err == nil || f.raw != nil {
 		t.Fatalf("%v, %+v", err, f)
 	}
 	if err := f.gather(); err != nil {
 		t.Fatal(err)
+	}
+	for range 2 * haltsMost {
+		if err := f.halted(); err != nil {
+			t.Fatalf("bursts end twice: %v", err)
+		}
 	}
 }
